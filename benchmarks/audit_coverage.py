@@ -90,8 +90,9 @@ def draw(plan: Design, reviews: int, audits: int, seed: int) -> tuple[np.ndarray
 
 
 def planned(world: World, reviews: int, uniform: bool = False) -> Design:
-    sizes = np.ones(len(world.sizes)) if uniform else world.sizes
-    return design(sizes, world.keys, 1 if uniform else reviews, seed=0)
+    if uniform:
+        return design(np.ones(len(world.sizes)), world.keys, 1, seed=0)
+    return design(world.sizes, world.keys, reviews, seed=0, empty=world.labels.sum(1) == 0)
 
 
 def shares(
@@ -250,7 +251,8 @@ def overlooked_row(truth: list[Record], reviews: int, wrong: float, worlds: int 
         boxes = [{} if gone else _by_name(each, own) for each, own, gone in zip(truth, scores, missed)]
         hits = np.where(missed, 0, objects)
         total = np.array([0.0 if gone else own.sum() for own, gone in zip(scores, missed)])
-        plan = design(expected_errors(boxes), [each.filename for each in truth], reviews, seed=0)
+        keys = [each.filename for each in truth]
+        plan = design(expected_errors(boxes), keys, reviews, seed=0, empty=np.array([not each for each in boxes]))
         chosen, strata = draw(plan, reviews, AUDITS // worlds, seed)
         share = estimate_share(hits[chosen], objects[chosen], strata, (total - total.sum() / hits.sum() * hits)[chosen])
         held.append(holds(share, hits.sum() / objects.sum()))

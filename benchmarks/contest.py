@@ -1,4 +1,4 @@
-"""Code shared by the benchmarks: transformers' model with the same weights as ours, measuring in turns, tables.
+"""What the benchmarks share: the peer with the same weights as ours, costs of contestants that take turns.
 
 Weights are random, including offsets, layer scales and heads: their usual initial values are so small or equal that
 errors in what they multiply would not be noticed.
@@ -6,13 +6,10 @@ errors in what they multiply would not be noticed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -81,39 +78,6 @@ def costs(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Co
     return {name: Cost(*(median(column) for column in zip(*turns))) for name, turns in taken.items()}
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows))
-
-
-def beside(new: float, last: float | None) -> str:
-    return f"{new:.2f}" if last is None else f"{new:.2f} (last: {last:.2f})"
-
-
-def arguments(document: str | None, script: str, rounds: int) -> argparse.ArgumentParser:
-    """The options common to all benchmarks. document: docstring of the script. script: its __file__."""
-    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rounds", type=int, default=rounds, help="number of measurements of each model (default %(default)s)"
-    )
-    kept = Path(script).with_suffix(".json").name
-    parser.add_argument("--keep", action="store_true", help=f"write the new ratios into {kept}")
-    return parser
-
-
 def use_threads() -> None:
     """Uses OMP_NUM_THREADS threads, or one if it is not set."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-
-
-def last_ratios(script: str) -> dict[str, float]:
-    kept = Path(script).with_suffix(".json")
-    return json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-
-
-def finish(script: str, new: Mapping[str, float], keep: bool) -> None:
-    """Prints the load of the machine; stores the new ratios beside the script if `keep` is set."""
-    print(f"load of the machine meanwhile: {os.getloadavg()[1]:.1f} processes on {os.cpu_count()} cores")
-    if keep:
-        rounded = {name: round(value, 3) for name, value in new.items()}
-        Path(script).with_suffix(".json").write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.evaluation.evaluate import SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
+from flows.evaluation.config import SAMPLES_NAME, EvaluateConfig
+from flows.evaluation.evaluate import evaluate_benchmark
 from flows.self_training.config import SelfTrainConfig, read_self_train
 from flows.self_training.init import init
 from flows.self_training.loop import self_train

@@ -3,16 +3,17 @@
     python benchmarks/gpu.py [--minutes 9] [--batches 1,2,4,8,16,32] [--keep]
     python benchmarks/gpu.py --dry         # the same code on a CPU with a tiny model, as a test; a minute
 
-Prints, with the card's name:
-- images per second of transformers and ours (Swin-T, BERT-base, 800 x 1333, random weights: contest.py), in float32,
-  TF32 and bfloat16 (ours with plain layers, with kernels and with CUDA graphs; transformers with torch.autocast, also
-  with torch.compile), for every batch size that fits; peak memory; agreement with transformers in float32; and the
-  share of the roofline, measured here as the speed of a product of large square matrices in the same format;
-- how often one forward pass waits for the device (torch.cuda.set_sync_debug_mode), which should be never;
-- images per second of labelling, from JPEG files to records;
+Prints, with the card's name, what takes least time first, each line as soon as it is known:
+- the tests that need a GPU: pytest -m gpu;
+- how often one forward waits for the device (torch.cuda.set_sync_debug_mode), which should be never;
+- images a second of labelling, from JPEG files to records;
 - a training step: forward, losses, backward;
 - one all-reduce by NCCL with one process;
-- the tests that need a GPU: pytest -m gpu.
+- with the rest of the minutes images a second of transformers and ours (Swin-T, BERT-base, 800 x 1333, weights drawn:
+  contest.py), in float32, TF32 and bfloat16 (ours by its own layers, also with its kernels and with CUDA graphs;
+  transformers by torch.autocast, also compiled by torch.compile), for every batch size that fits; peak memory beyond
+  the weights; agreement with transformers in float32; and the share of the roofline, which is what a product of large
+  square matrices in the same format reaches here.
 A failure becomes a row with the reason. Nothing new is started after the given minutes.
 """
 
@@ -23,10 +24,12 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -34,18 +37,19 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from contest import drawn_peer, finish, last_ratios, same_in_ours, table
+from contest import drawn_peer, same_in_ours
+from results import finish, last_ratios, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, MMGroundingDinoConfig, SwinConfig
 
 from grounding_model.checkpoints.checkpoint import Checkpoint
-from grounding_model.detector import Detector
+from grounding_model.detector import Detector, fast_forward
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch, tokenize
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
-from grounding_model.model.precision import use_bfloat16
+from grounding_model.model.precision import float32_products, use_bfloat16
 from grounding_model.model.targets import Target
 from grounding_model.training.losses import grounding_losses
 
@@ -53,6 +57,11 @@ CAPTION = "red cat. blue star. dog. "
 RUNS, WARM = 10, 3  # of each contestant and batch size; graphs are recorded in the second
 LONGEST = 4.0  # seconds for the runs of one, but for the first three
 BEST = 100
+COMPILED = "transformers bfloat16, compiled"
+COMPILING = 150  # seconds that must be left before it is begun: nothing interrupts a compiler
+TESTING = 180  # seconds for the tests
+HEADS = ("forward", "images at once", "images/s", "GiB", "of the roofline", "equal to transformers float32")
+ROOT = Path(__file__).parent.parent
 
 
 class Bench(NamedTuple):
@@ -100,12 +109,15 @@ def wait(device: torch.device) -> None:
 
 
 def measure(run: Callable[[], object], bench: Bench) -> Run:
-    """Median seconds of a run, including waiting for the device, and its peak memory."""
+    """Median seconds of a run, the device waited for, and the most memory that it took beyond what was held before."""
+    held = 0
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()  # a failed run's, which graphs could not use
+        torch.cuda.reset_peak_memory_stats(bench.device)
+        held = torch.cuda.memory_allocated(bench.device)
     for _ in range(1 if bench.dry else WARM):
         run()
     wait(bench.device)
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(bench.device)
     seconds: list[float] = []
     for _ in range(1 if bench.dry else RUNS):
         if len(seconds) >= WARM and sum(seconds) > LONGEST:
@@ -115,22 +127,11 @@ def measure(run: Callable[[], object], bench: Bench) -> Run:
         wait(bench.device)
         seconds.append(time.perf_counter() - began)
     peak = torch.cuda.max_memory_allocated(bench.device) if bench.device.type == "cuda" else 0
-    return Run(median(seconds), peak / 2**30)
-
-
-@contextmanager
-def tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+    return Run(median(seconds), max(0, peak - held) / 2**30)
 
 
 def contestants(peer: nn.Module, ours: GroundingModel, bench: Bench) -> dict[str, Contestant]:
+    """By name, what is asked first before the rest: minutes may end."""
     rounded = deepcopy(ours)
     use_bfloat16(rounded)
     fused, fused_full = deepcopy(rounded), deepcopy(ours)
@@ -152,17 +153,25 @@ def contestants(peer: nn.Module, ours: GroundingModel, bench: Bench) -> dict[str
 
         return run
 
-    def rounding() -> AbstractContextManager:
-        return torch.autocast(bench.device.type, torch.bfloat16)
+    def exactly() -> AbstractContextManager:
+        return float32_products("float32", bench.device)
+
+    def tf32() -> AbstractContextManager:
+        return float32_products("bfloat16", bench.device)
+
+    @contextmanager
+    def rounding() -> Iterator[None]:
+        with tf32(), torch.autocast(bench.device.type, torch.bfloat16):
+            yield
 
     full, half = torch.float32, torch.bfloat16
     made = {
-        "transformers float32": Contestant(of_peer(peer), nullcontext, full),
-        "ours float32": Contestant(of_ours(ours), nullcontext, full),
-        "transformers TF32": Contestant(of_peer(peer), tf32, full),
-        "ours TF32": Contestant(of_ours(ours), tf32, full),
         "transformers bfloat16": Contestant(of_peer(peer), rounding, half),
         "ours bfloat16": Contestant(of_ours(rounded), tf32, half),
+        "transformers float32": Contestant(of_peer(peer), exactly, full),
+        "ours float32": Contestant(of_ours(ours), exactly, full),
+        "transformers TF32": Contestant(of_peer(peer), tf32, full),
+        "ours TF32": Contestant(of_ours(ours), tf32, full),
     }
     if not bench.dry:
         from grounding_model.model.kernels.choice import use_kernels
@@ -170,10 +179,14 @@ def contestants(peer: nn.Module, ours: GroundingModel, bench: Bench) -> dict[str
         use_kernels(fused)
         use_kernels(fused_full)
         replayed = ReplayedModel(fused)
+        first = {
+            "ours bfloat16, kernels, graphs": Contestant(of_ours(replayed), tf32, half),
+            "ours bfloat16, kernels": Contestant(of_ours(fused), tf32, half),
+        }
+        made = first | made
+        made["ours float32, kernels"] = Contestant(of_ours(fused_full), exactly, full)
         made["ours TF32, kernels"] = Contestant(of_ours(fused_full), tf32, full)
-        made["ours bfloat16, kernels"] = Contestant(of_ours(fused), tf32, half)
-        made["ours bfloat16, kernels, graphs"] = Contestant(of_ours(replayed), tf32, half)
-        made["transformers bfloat16, compiled"] = Contestant(of_peer(torch.compile(peer)), rounding, half)
+        made[COMPILED] = Contestant(of_peer(torch.compile(peer)), rounding, half)
     return made
 
 
@@ -209,17 +222,23 @@ def equal_boxes(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -
 
 @torch.inference_mode()
 def forward_table(peer: nn.Module, ours: GroundingModel, tokenizer, bench: Bench) -> dict[str, float]:
-    """Prints the table of forward passes -> images per second by model and batch size."""
+    """Prints it row by row -> images a second by contestant and batch size."""
     runs = contestants(peer, ours, bench)
     one = inputs(1, tokenizer, bench)
     operations = operations_of_an_image(ours, tokenizer, bench)
-    expected = runs["transformers float32"].run(*one)
-    rows, speeds = [], {}
+    with runs["transformers float32"].around():
+        expected = runs["transformers float32"].run(*one)
+    speeds = {}
+    print(table(HEADS, []), flush=True)
+
+    def row(*cells: str) -> None:
+        print("| " + " | ".join(cells + ("",) * (len(HEADS) - len(cells))) + " |", flush=True)
+
     for name, contestant in runs.items():
         peak = 0.0
         for batch in bench.batches:
-            if bench.over:
-                rows.append((name, str(batch), "no time left", "", "", ""))
+            if time.monotonic() + (COMPILING if name == COMPILED else 0) > bench.ends:
+                row(name, str(batch), "no time left")
                 continue
             try:
                 with contestant.around():
@@ -228,31 +247,30 @@ def forward_table(peer: nn.Module, ours: GroundingModel, tokenizer, bench: Bench
                     agreement = equal_boxes(expected, contestant.run(*one)) if batch == 1 else ""
                     cost = measure(lambda contestant=contestant, case=case: contestant.run(*case), bench)
             except Exception as error:  # such as out of memory, or an error of a compiler: the next one may work
-                rows.append((name, str(batch), str(error).strip().splitlines()[0][:60], "", "", ""))
+                row(name, str(batch), (str(error).strip().splitlines() or [type(error).__name__])[0][:60])
                 continue
             speeds[f"{name}, batch {batch}"] = speed = batch / cost.seconds
             share = speed * operations / peak
-            rows.append((name, str(batch), f"{speed:.2f}", f"{cost.gib:.1f}", f"{share:.0%}", agreement))
-    heads = ("forward", "images at once", "images/s", "GiB", "of the roofline", "equal to transformers float32")
-    print(table(heads, rows), flush=True)
+            row(name, str(batch), f"{speed:.2f}", f"{cost.gib:.1f}", f"{share:.0%}", agreement)
     return speeds
 
 
 @torch.inference_mode()
-def count_waits(ours: GroundingModel, tokenizer, bench: Bench) -> str:
+def count_waits(model: GroundingModel | ReplayedModel, name: str, tokenizer, bench: Bench) -> str:
     if bench.device.type != "cuda":
         return "waits for the device: not counted on a CPU"
     case = inputs(2, tokenizer, bench)
-    ours(*case)  # constants of this size are copied to the device once
+    for _ in range(3):  # constants of this size are copied to the device once, a graph is recorded once
+        model(*case)
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            ours(*case)
+            model(*case)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     waits = sorted({str(each.filename) + f":{each.lineno}" for each in caught if "synchroniz" in str(each.message)})
-    return f"waits for the device in one forward: {len(waits)} {waits}"
+    return f"waits for the device in one forward, {name}: {len(waits)} {waits}"
 
 
 def labelling(checkpoint: Checkpoint, bench: Bench) -> str:
@@ -309,21 +327,23 @@ def all_reduce(bench: Bench) -> str:
 def gpu_tests(bench: Bench) -> str:
     if bench.dry:
         return "pytest -m gpu: left out of a dry run"
-    limit = max(60.0, bench.ends - time.monotonic())
+    files = [str(path) for path in sorted(ROOT.glob("tests/test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rA", "-p", "no:cacheprovider", *files]
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-m", "gpu", "-q"], capture_output=True, text=True, timeout=limit
-        )
-        return "pytest -m gpu: " + (done.stdout.strip().splitlines() or ["no output"])[-1]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TESTING)
     except subprocess.TimeoutExpired:
-        return f"pytest -m gpu: not done in {limit:.0f} s"
+        return f"pytest -m gpu: not done in {TESTING} s"
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    told = [line for line in lines if line.startswith(("PASSED", "FAILED", "ERROR", "SKIPPED", "E  "))]
+    return "\n".join([f"pytest -m gpu: exit code {done.returncode}", *told, *lines[-1:]])
 
 
 def attempt(name: str, work: Callable[[], str]) -> None:
     try:
         print(work(), flush=True)
     except Exception as error:
-        print(f"{name} failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}", flush=True)
+        print(f"{name} failed: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", flush=True)
+        traceback.print_exc()
 
 
 def main() -> None:
@@ -339,16 +359,25 @@ def main() -> None:
     batches = (1, 2) if options.dry else tuple(int(each) for each in options.batches.split(","))
     size = (192, 256) if options.dry else (800, 1333)
     bench = Bench(device, size, batches, time.monotonic() + 60 * options.minutes, options.dry)
-    print("a CPU, dry run" if options.dry else torch.cuda.get_device_name(device), f"torch {torch.__version__}")
+    print(
+        "a CPU, dry run" if options.dry else torch.cuda.get_device_name(device),
+        f"torch {torch.__version__}",
+        flush=True,
+    )
+    attempt("tests", lambda: gpu_tests(bench))
     peer = drawn_peer(tiny_config() if options.dry else None)
     checkpoint = same_in_ours(peer)
     peer, ours = peer.to(device), checkpoint.model.to(device)
-    new = forward_table(peer, ours, checkpoint.tokenizer, bench)
-    attempt("counting waits", lambda: count_waits(ours, checkpoint.tokenizer, bench))
+    tokenizer = checkpoint.tokenizer
+    attempt("counting waits", lambda: count_waits(ours, "plain layers", tokenizer, bench))
+    if not options.dry:
+        fast = fast_forward(deepcopy(ours))
+        attempt("counting waits", lambda: count_waits(fast, "kernels and graphs", tokenizer, bench))
+        del fast
     attempt("labelling", lambda: labelling(checkpoint, bench))
-    attempt("training step", lambda: training_step(ours, checkpoint.tokenizer, bench))
+    attempt("training step", lambda: training_step(ours, tokenizer, bench))
     attempt("all-reduce", lambda: all_reduce(bench))
-    attempt("tests", lambda: gpu_tests(bench))
+    new = forward_table(peer, ours, tokenizer, bench)
     last = last_ratios(__file__)
     for batch in batches:
         for ours_kind, kind in (("float32",) * 2, ("bfloat16",) * 2, ("bfloat16, kernels, graphs", "bfloat16")):

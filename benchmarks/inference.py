@@ -25,18 +25,8 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from contest import (
-    PEER,
-    arguments,
-    beside,
-    costs,
-    drawn_peer,
-    finish,
-    last_ratios,
-    same_in_ours,
-    table,
-    use_threads,
-)
+from contest import PEER, costs, drawn_peer, same_in_ours, use_threads
+from results import arguments, beside, finish, last_ratios, table
 from torch import Tensor
 
 from grounding_model import load_detector

@@ -32,8 +32,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-from contest import arguments, beside, costs, finish, last_ratios, table, use_threads
+from contest import costs, use_threads
 from PIL import Image
+from results import arguments, beside, finish, last_ratios, table
 from torch import nn
 
 from flows.labelling import infer as inferring
@@ -171,7 +172,7 @@ def parts(case: Case) -> str:
     """CPU milliseconds an image of one labelling, four images at once."""
     seconds: Counter[str] = Counter()
     functions = (
-        (detecting, "_read"), (case.detector.model, "encode_image"), (case.detector.model, "ground"),
+        (detecting, "read_for_model"), (case.detector.model, "encode_image"), (case.detector.model, "ground"),
         (detecting._Labeller, "_answers"), (detecting._Labeller, "_records"), (detecting, "collate_pixels"),
         (inferring, "_candidates"), (inferring, "write_candidates"), (inferring, "current_states"),
         (inferring, "write_states"), (inferring, "missing_shards"), (inferring, "check_usable"),

@@ -20,7 +20,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from contest import PEER, arguments, beside, costs, drawn_peer, finish, last_ratios, same_in_ours, table, use_threads
+from contest import PEER, costs, drawn_peer, same_in_ours, use_threads
+from results import arguments, beside, finish, last_ratios, table
 
 from grounding_model.detector import Detector
 from grounding_model.inputs.image_batch import collate_images

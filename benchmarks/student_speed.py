@@ -24,7 +24,8 @@ from grounding_model.model.config import SWIN_T
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.students.build import start_student
 from grounding_model.students.config import FromStudent
-from grounding_model.students.export import OnnxSession, export_onnx
+from grounding_model.students.export import export_onnx
+from grounding_model.students.onnx_detector import OnnxSession
 
 NAMES = ("cat", "dog", "bird")
 SIDE = 640

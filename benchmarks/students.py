@@ -19,9 +19,11 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from flows.distillation.config import STEPS, DistillConfig, Trust, default_training
+from flows.distillation.config import DistillConfig, default_training
+from flows.distillation.defaults import STEPS, Trust
 from flows.distillation.distill import distill
-from flows.evaluation.evaluate import SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
+from flows.evaluation.config import SAMPLES_NAME, EvaluateConfig
+from flows.evaluation.evaluate import evaluate_benchmark
 from flows.self_training.demo import demo_config
 from flows.self_training.loop import self_train
 from flows.self_training.state import ROUNDS_NAME, read_loop_state

@@ -1,4 +1,4 @@
-"""A training step, forward and backward, compared with transformers in one process: seconds, memory, gradients.
+"""A step of training, forward and backward, of ours beside transformers: seconds, memory, gradients.
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py [--size 480,640] [--batch 2] [--rounds 3] [--keep]
 
@@ -9,31 +9,26 @@ compared: for each weight, the largest difference relative to the largest entry 
 and the 99th percentile over all weights. "ours, recomputing" recomputes the activations of whole layers
 (`recompute = true` of a training).
 
-Memory is the growth of a separate process at its peak beyond model and gradients (Linux, VmHWM).
+Each contestant runs in a process of its own, one after the other by turns, so that the memory of the largest is enough:
+about 18 GiB for transformers at batch 2 of 800 x 1066, 8 for ours. Memory is what the process has grown by at its peak
+since it held model and gradients (Linux, VmHWM). The gradients of the peer go through a file of 700 MB.
 The last ratios, from training_step.json, are printed beside the new ones; --keep writes the new ones there.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
-from contest import (
-    PEER,
-    arguments,
-    beside,
-    costs,
-    drawn_peer,
-    finish,
-    last_ratios,
-    same_in_ours,
-    table,
-    use_threads,
-)
+from contest import PEER, costs, drawn_peer, same_in_ours, use_threads
+from results import arguments, beside, finish, last_ratios, table
 from torch import Tensor, nn
 from transformers import MMGroundingDinoForObjectDetection
 
@@ -113,22 +108,33 @@ def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor
     return torch.stack([(a - b).abs().max() / a.abs().max() for a, b in pairs if a.abs().max() > 1e-10])
 
 
-def peak(name: str, options: list[str]) -> float:
-    """GiB that a step of one model takes beyond model and gradients, in a separate process."""
-    done = subprocess.run(
-        [sys.executable, __file__, *options, "--one", name], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout.split()[-1])
+class Measured(NamedTuple):
+    """One contestant in a process of its own. apart: median and 99th percentile of the gradients' differences."""
+
+    cpu: float
+    wall: float
+    gib: float
+    loss: float
+    apart: tuple[float, float]
 
 
-def measure_one(name: str, batch: int, size: tuple[int, int]) -> None:
+def measure_one(name: str, batch: int, size: tuple[int, int], file: Path) -> Measured:
+    """A first step for memory, loss and gradients, which are compared with those of the peer in `file`, and a second
+    one for the time."""
     [(model, step)] = contestants(batch, *size, only=name).values()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
     before = memory("VmRSS")
-    step()
-    print((memory("VmHWM") - before) / GIB)
+    loss = step().item()
+    gib = (memory("VmHWM") - before) / GIB
+    found = gradients(model)
+    if name == PEER:
+        torch.save(found, file)
+    apart = differences(torch.load(file, mmap=True), found)
+    del found
+    taken = costs({name: step}, 1)[name]
+    return Measured(*taken, gib, loss, (apart.median().item(), apart.quantile(0.99).item()))
 
 
 def memory(entry: str) -> int:
@@ -136,50 +142,62 @@ def memory(entry: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
 
 
+def in_process(name: str, options: list[str]) -> Measured:
+    command = [sys.executable, __file__, *options, "--one", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Measured(*json.loads(done.stdout.splitlines()[-1]))
+
+
 def main() -> None:
     parser = arguments(__doc__, __file__, rounds=3)
     parser.add_argument("--size", default="480,640", help="height, width in pixels (default %(default)s)")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--one", help="measure only the memory of this model")
+    parser.add_argument("--one", help="measure this contestant alone")
+    parser.add_argument("--gradients", type=Path, help="file for the peer's gradients, with --one")
     options = parser.parse_args()
     use_threads()
     size = tuple(int(side) for side in options.size.split(","))
     if options.one:
-        measure_one(options.one, options.batch, size)
+        print(json.dumps(measure_one(options.one, options.batch, size, options.gradients)))
         return
-    case = f"batch {options.batch}, {size[0]} x {size[1]}"
     last = last_ratios(__file__)
-    work = contestants(options.batch, *size)
-    losses, grads = {}, {}
-    for name, (model, step) in work.items():
-        losses[name] = step().item()
-        grads[name] = gradients(model)
-    apart = {name: differences(grads[PEER], found) for name, found in grads.items()}
-    del grads
-    taken = costs({name: step for name, (_, step) in work.items()}, options.rounds)
-    del work
-    peaks = {name: peak(name, ["--size", options.size, "--batch", str(options.batch)]) for name in taken}
-    new = {f"{name}, {case}": taken[PEER].cpu / cost.cpu for name, cost in taken.items()}
-    new |= {f"{name}, {case}, memory": peaks[name] / peaks[PEER] for name in taken}
+    turns: dict[str, list[Measured]] = {name: [] for name in (PEER, OURS, RECOMPUTING)}
+    with TemporaryDirectory() as folder:
+        chosen = ["--size", options.size, "--batch", str(options.batch), "--gradients", f"{folder}/gradients.pt"]
+        for _ in range(options.rounds):
+            for name, measured in turns.items():
+                measured.append(in_process(name, chosen))
+    new = report(f"batch {options.batch}, {size[0]} x {size[1]}", turns, last)
+    finish(__file__, last | new, options.keep)
+
+
+def report(case: str, turns: dict[str, list[Measured]], last: dict[str, float]) -> dict[str, float]:
+    """Prints the table -> the ratios."""
+    cpu, wall, gib = (
+        {name: median(getattr(each, field) for each in measured) for name, measured in turns.items()}
+        for field in ("cpu", "wall", "gib")
+    )
+    new = {f"{name}, {case}": cpu[PEER] / cpu[name] for name in turns}
+    new |= {f"{name}, {case}, memory": gib[name] / gib[PEER] for name in turns}
     rows = [
         (
             name,
-            f"{cost.cpu:.1f}",
-            f"{cost.wall:.1f}",
+            f"{cpu[name]:.1f}",
+            f"{wall[name]:.1f}",
             beside(new[f"{name}, {case}"], last.get(f"{name}, {case}")),
-            f"{peaks[name]:.2f}",
+            f"{gib[name]:.2f}",
             beside(new[f"{name}, {case}, memory"], last.get(f"{name}, {case}, memory")),
-            f"{losses[name]:.6f}",
-            f"{apart[name].median():.1e}, {apart[name].quantile(0.99):.1e}",
+            f"{measured[0].loss:.6f}",
+            ", ".join(f"{part:.1e}" for part in measured[0].apart),
         )
-        for name, cost in taken.items()
+        for name, measured in turns.items()
     ]
     heads = (
         case, "CPU s", "wall s", "times the peer's speed", "GiB", "of the peer's memory", "loss",
         "gradients: median, 99 %",
     )  # fmt: skip
     print(table(heads, rows), flush=True)
-    finish(__file__, last | new, options.keep)
+    return new
 
 
 if __name__ == "__main__":

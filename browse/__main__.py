@@ -8,6 +8,7 @@ A line or picture that cannot be drawn does not end the run; such problems are l
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import shlex
@@ -24,7 +25,6 @@ from browse.draw import draw_record
 from browse.images.colours import Colour
 from browse.images.pictures import read_picture, write_jpeg
 from browse.judged import AGAINST_TRUTH, CHANGES, draw_judged, verdicts
-from browse.review import serve
 from browse.review.arguments import add_data_paths, read_data_paths
 from browse.review.compare import OtherLabels
 from browse.static_page import INDEX_NAME, Compared, Tile, make_tile, write_index
@@ -36,6 +36,8 @@ from formats.label_map import read_label_map
 from formats.odvg import LineProblem, read_odvg
 from formats.record import Record
 from formats.review_journal import key_bytes
+
+_log = logging.getLogger(__name__)
 
 MAX_TILES = 20_000  # of index.html
 SHEETS_FOLDER = "contact-sheets"
@@ -66,6 +68,8 @@ def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:  # a data root of that name is ./serve
+        from browse.review import serve  # a web server, which drawing does without
+
         return serve.main(arguments[1:], f"{program} serve")
     options = build_parser(program).parse_args(arguments)
     try:
@@ -134,12 +138,15 @@ def browse(options: argparse.Namespace) -> Tally:
         raise InputError("--not-show", "without -o there is no output", "expected -o DIR")
     if options.output_dir is not None and options.output_dir.is_file():
         raise InputError(options.output_dir, "is a file", "expected a folder for the pictures")
+    if options.output_dir is not None:
+        refuse_to_draw_over(options.output_dir, images, annotations)
     other = None if options.compare is None else OtherLabels(_inside(options.data_root, options.compare))
     words = AGAINST_TRUTH if other is not None and other.is_truth else CHANGES
     tally = Tally()
     sheets = None if options.output_dir is None else Sheets(options.output_dir)
     records = _records(annotations, label_map, options, tally)
 
+    compared = 0
     taken: set[Path] = set()
     tiles: list[Tile] = []
     bar = show_progress(unit="picture", desc="draw", total=options.number)
@@ -151,6 +158,7 @@ def browse(options: argparse.Namespace) -> Tally:
             drawn = alone = draw_record(picture, record, options.palette)
             theirs = None if other is None else other.record(key_bytes(record.filename, record.caption))
             if theirs is not None and other is not None:
+                compared += 1
                 alone, drawn = _compared(picture, record, theirs, (annotations.name, other.path.name), words)
             if options.output_dir is not None:
                 target = _target(options.output_dir, record.filename, taken)
@@ -170,12 +178,26 @@ def browse(options: argparse.Namespace) -> Tally:
             break
     bar.close()
     if options.output_dir is not None and tiles:
-        compared = None if other is None else Compared(other.path.name, words)
+        beside = None if other is None else Compared(other.path.name, words)
         links = sheets.finish() if sheets is not None else []
-        write_index(options.output_dir, annotations.name, tiles, _review_command(options), compared, links)
+        write_index(options.output_dir, annotations.name, tiles, _review_command(options), beside, links)
     if window is not None:
         window.close()
+    if other is not None and tally.drawn and not compared:
+        _log.warning("%s: contains none of the images that are drawn", other.path)
     return tally
+
+
+def refuse_to_draw_over(folder: Path, images: Path, annotations: Path) -> None:
+    """Raises InputError where a drawing would replace an image: each has the name of its image."""
+    target, source = folder.resolve(), images.resolve()
+    if not (target.is_relative_to(source) or source.is_relative_to(target)):
+        return
+    names = {record.filename for record in read_odvg(annotations, on_problem=lambda problem: None)}
+    replaced = {os.path.relpath(target / name, source).replace(os.sep, "/") for name in names} & names
+    if replaced:
+        what = f"the drawing of an image would replace the image {min(replaced)}"
+        raise InputError(folder, what, "expected a folder without these images")
 
 
 class Sheets:

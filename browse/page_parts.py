@@ -89,16 +89,22 @@ for (const button of document.querySelectorAll(".command button")) {
 
 
 def page_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
-    """A table. numbers: right-align all columns but the first. spread: a row's only value spans all columns."""
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    """numbers: columns of numbers stand to the right. spread: a row's single value goes over all columns."""
+    kinds = [_kind_of([row[column] for row in rows if column < len(row)]) for column in range(len(head))]
+    top = "".join(f"<th{kind}>{html.escape(cell)}</th>" for kind, cell in zip(kinds, head))
     lines = []
     for first, *rest in rows:
         over = f' colspan="{len(head) - 1}"' if spread and len(rest) == 1 else ""
-        cells = "".join(f"<td{over}>{html.escape(cell)}</td>" for cell in rest)
+        cells = "".join(f"<td{kind}{over}>{html.escape(cell)}</td>" for kind, cell in zip(kinds[1:], rest))
         lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
     kind = "numbers" if numbers else "words"
     table = f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     return f'<div class="wide" tabindex="0">{table}</div>'
+
+
+def _kind_of(cells: Sequence[str]) -> str:
+    """The class attribute of a column with a word in it; "" for numbers, which may have words after them."""
+    return "" if all(not cell or cell[0] in "+-−–" or cell[0].isdigit() for cell in cells) else ' class="word"'
 
 
 def plot(figure: Figure, alternative: str) -> str:
@@ -153,6 +159,11 @@ def bars(head: Sequence[str], rows: Sequence[tuple[str, float | None, Sequence[s
     return f'<div class="wide" tabindex="0">{table}</div>'
 
 
+def name_in_words(name: str) -> str:
+    """A setting's name as a person reads it: "score threshold", "NMS IoU"."""
+    return " ".join({"iou": "IoU", "nms": "NMS"}.get(word, word) for word in name.split("_"))
+
+
 def setting_in_words(value: object) -> str:
     """A setting as readable text: "on", "0.3", "cat 0.4, dog 0.5"."""
     if value is None or value in ({}, [], ()):
@@ -164,7 +175,10 @@ def setting_in_words(value: object) -> str:
     if is_dataclass(value):
         parts = {name: each for name, each in vars(value).items() if each not in (None, {}, [], ())}
         kind = [str(parts.pop("kind"))] if "kind" in parts else []
-        return " ".join([*kind, setting_in_words({name.replace("_", " "): each for name, each in parts.items()})])
+        return " ".join([*kind, setting_in_words({name_in_words(name): each for name, each in parts.items()})])
+    if isinstance(value, dict) and "kind" in value:  # a part of the settings, as JSON has it
+        parts = {name_in_words(name): each for name, each in value.items() if name != "kind"}
+        return f"{value['kind']} {setting_in_words(parts)}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {setting_in_words(each)}" for name, each in value.items())
     return ", ".join(map(setting_in_words, value)) if isinstance(value, list | tuple) else str(value)

@@ -32,13 +32,14 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink
   padding: 0 .8rem; min-width: 5rem; border: 1px solid var(--line); border-radius: 8px; }
 .command button:hover { border-color: var(--accent); }
 .command button[hidden] { display: none; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem;
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: .8rem;
   margin: 1rem 0 1.4rem; padding: 0; list-style: none; }
 .figures li { padding: .8rem 1rem; border-radius: 10px;
   border: 1px solid var(--line); background: var(--raised); }
 .figures .value { display: block; font-size: 1.65rem; font-weight: 650; line-height: 1.25;
   font-variant-numeric: tabular-nums; }
 .figures .of, .figures .note { display: block; color: var(--faint); font-size: .85rem; }
+.figures .of::first-letter { text-transform: uppercase; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
@@ -46,8 +47,12 @@ thead th { color: var(--faint); font-weight: 600; }
 tbody th { font-weight: 500; }
 tbody tr:hover { background: var(--raised); }
 .numbers td, .numbers thead th:not(:first-child) { text-align: right; padding: .3rem .9rem; }
+.numbers .word, .numbers thead th.word:not(:first-child) { text-align: left; }
 .words td { overflow-wrap: anywhere; }
+.words tbody th { white-space: nowrap; }
 img.plot { max-width: 100%; height: auto; max-height: 24rem; background: #fff; border-radius: 8px; }
+/* A white plot glares on a dark page: lightness is turned round, hues stay. */
+@media (prefers-color-scheme: dark) { img.plot { filter: invert(.91) hue-rotate(180deg); } }
 img.sheet { width: 100%; height: auto; border-radius: 8px; }
 td.bar { background: linear-gradient(var(--bar) 0 0) 0 50% / var(--share) 70% no-repeat; min-width: 9rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: .9rem;

@@ -85,7 +85,7 @@ def write_index(
     changes = Counter(change for tile in tiles for change in tile.changes)
     figures = [
         ("images", f"{len(tiles):,}", f"{sum(not tile.boxes for tile in tiles):,} without a box"),
-        ("boxes", f"{counts.total():,}", f"{many(len(counts), 'category')} or phrases"),
+        ("boxes", f"{counts.total():,}", many(len(counts), "different name" if len(counts) > 1 else "name")),
     ]
     if other is not None:
         figures.append((other.word("same"), f"{changes['same']:,}", f"boxes as in {other.name}"))

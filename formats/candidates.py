@@ -147,14 +147,13 @@ def write_candidates(path: str | Path, candidates: Candidates, key: str, feature
     """Writes the candidates of one shard with the manifest's key, atomically. features: of images, in any order."""
     boxes, problems = len(candidates), candidates.problems
     line = np.concatenate([candidates.line, np.array([problem.line for problem in problems], np.int64)])
-    filename = pa.array([*candidates.filename, *(problem.filename for problem in problems)], pa.string())
     columns = [
-        pa.array(line, pa.int64()),
-        filename.dictionary_encode(),
+        _numbers(line, pa.int64()),
+        _dictionary([*candidates.filename, *(problem.filename for problem in problems)]),
         _padded(candidates.region, len(problems), pa.int32()),
         *(_padded(candidates.box[:, side], len(problems), pa.float32()) for side in range(4)),
         _padded(candidates.score, len(problems), pa.float32()),
-        pa.array([None] * boxes + [problem.reason for problem in problems], pa.string()),
+        pa.concat_arrays([pa.nulls(boxes, pa.string()), _texts([problem.reason for problem in problems])]),
     ]
     table = pa.table(columns, schema=_SCHEMA.with_metadata({_KEY: key.encode()}))
     if features:
@@ -201,9 +200,9 @@ def _with_features(table: pa.Table, features: Sequence[ImageFeature]) -> pa.Tabl
     ends = np.cumsum([0, *(len(each.feature) for each in features)]).astype(np.int32)
     values = np.concatenate([np.asarray(each.feature, np.float16) for each in features])
     known = {
-        "line": pa.array([each.line for each in features], pa.int64()),
-        "filename": pa.array([each.filename for each in features], pa.string()).dictionary_encode(),
-        _FEATURE.name: pa.ListArray.from_arrays(pa.array(ends), pa.array(values, pa.float16())),
+        "line": _numbers(np.array([each.line for each in features]), pa.int64()),
+        "filename": _dictionary([each.filename for each in features]),
+        _FEATURE.name: pa.ListArray.from_arrays(_numbers(ends, pa.int32()), _numbers(values, pa.float16())),
     }
     schema = table.schema.append(_FEATURE)
     columns = [known[field.name] if field.name in known else pa.nulls(len(features), field.type) for field in schema]
@@ -213,7 +212,33 @@ def _with_features(table: pa.Table, features: Sequence[ImageFeature]) -> pa.Tabl
 
 def _padded(values: np.ndarray, missing: int, arrow_type: pa.DataType) -> pa.Array:
     """The values, followed by a null for each problem."""
-    return pa.concat_arrays([pa.array(np.ascontiguousarray(values), arrow_type), pa.nulls(missing, arrow_type)])
+    return pa.concat_arrays([_numbers(values, arrow_type), pa.nulls(missing, arrow_type)])
+
+
+# Arrow's own conversions from and to Python import pandas, half a second; these share or copy the buffers.
+
+
+def _numbers(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
+    values = np.ascontiguousarray(values, arrow_type.to_pandas_dtype())
+    return pa.Array.from_buffers(arrow_type, len(values), [None, pa.py_buffer(values)])
+
+
+def _texts(texts: Sequence[str]) -> pa.Array:
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))])
+
+
+def _dictionary(texts: Sequence[str]) -> pa.Array:
+    """Each distinct text once, in the order of their first places."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    indices = np.array([places[text] for text in texts], np.int32)
+    return pa.DictionaryArray.from_arrays(_numbers(indices, pa.int32()), _texts(list(places)))
+
+
+def _array_of(column: pa.ChunkedArray) -> np.ndarray:
+    """Numbers without nulls, copied."""
+    return np.concatenate([np.empty(0, column.type.to_pandas_dtype()), *map(np.from_dlpack, column.chunks)])
 
 
 def read_candidates(path: str | Path) -> Candidates:
@@ -228,11 +253,11 @@ def read_candidates(path: str | Path) -> Candidates:
         raise InputError(path, f"has boxes without {', '.join(nulls)}", _REMEDY)
     with located(path):
         return Candidates(
-            line=table["line"].to_numpy(),
+            line=_array_of(table["line"]),
             filename=_shared_strings(table["filename"]),
-            region=table["region"].to_numpy(),
-            box=np.stack([table[side].to_numpy() for side in _SIDES], axis=1),
-            score=table["score"].to_numpy(),
+            region=_array_of(table["region"]),
+            box=np.stack([_array_of(table[side]) for side in _SIDES], axis=1),
+            score=_array_of(table["score"]),
             problems=problems,
         )
 
@@ -248,7 +273,7 @@ def read_image_features(path: str | Path) -> list[ImageFeature]:
     table = table.filter(table[_FEATURE.name].is_valid()).select(["line", "filename", _FEATURE.name])
     if any(column.null_count for column in table.columns):
         raise InputError(path, "has a feature without an image", _REMEDY)
-    values = [row.values.to_numpy(zero_copy_only=False) for row in table[_FEATURE.name]]
+    values = [np.array(np.from_dlpack(row.values)) for row in table[_FEATURE.name]]
     return list(map(ImageFeature, table["line"].to_pylist(), table["filename"].to_pylist(), values))
 
 
@@ -288,5 +313,5 @@ def _shared_strings(column: pa.ChunkedArray) -> np.ndarray:
     for chunk in column.chunks:
         names = np.empty(len(chunk.dictionary), object)
         names[:] = chunk.dictionary.to_pylist()
-        parts.append(names[chunk.indices.to_numpy()])
+        parts.append(names[np.from_dlpack(chunk.indices)])
     return np.concatenate(parts)

@@ -8,6 +8,7 @@ without their outlines.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from array import array
@@ -17,13 +18,17 @@ from contextvars import ContextVar
 from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
-from formats.images import find_below, image_size, safe_join, with_slashes
+from formats.images import check_folder, find_below, image_size, safe_join, with_slashes
 from formats.io.errors import InputError, expected_one_of, handed_to, refused
 from formats.io.files import write_json
 from formats.io.json_stream import JsonItem, PackedItems, stream_json
+from formats.io.plurals import many, verb
 from formats.omissions import Omissions, check_category, count_omissions, count_unread, refuse_caption
 from formats.record import LARGEST, Box, Instance, Record, Region, check_box, checked_instance
+
+_log = logging.getLogger(__name__)
 
 _EXPECTED_RESULTS = 'expected a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
 _DECIMALS = 4  # of a written box: hides the rounding error of x2 - x1
@@ -162,6 +167,8 @@ def _load(
         if key not in ("images", "annotations", "categories"):
             continue
         if position is None and isinstance(entry, list):
+            if key in tables:
+                raise InputError(path, f"{key!r} is listed twice", "expected each list once")
             tables[key] = {}
             if key == "annotations":
                 annotations, by_image, numbered = PackedItems(), {}, 0
@@ -204,31 +211,41 @@ def coco_records(
 ) -> Iterator[Record]:
     """Yields the records of a loaded file. filename_of: (image entry, location) -> file name.
 
-    image_dir: the images, to look up sizes that the file lacks, and file names that point elsewhere.
+    image_dir: where the sizes are looked up that the file does not give, and names of images that lead elsewhere; the
+    images that are not there are counted in a warning.
     """
+    if image_dir is not None:
+        check_folder(image_dir)
     found = annotations_by_image(content, on_problem)
+    missing: list[str] = []
     for image_id, image in content.images.items():
         instances = None if content.annotations is None else _instances(content, found.get(image_id, ()), on_problem)
         location = f"{content.path}: image {image_id!r}"
         with handed_to(on_problem):
             filename = filename_of(image, location)
             if image_dir is not None:
-                filename = _name_below(image_dir, filename)
+                below = _name_below(image_dir, filename)
+                if below is None:
+                    missing.append(filename)
+                filename = below or filename
             if image_dir is not None and not (image.get("height") and image.get("width")):
                 height, width = image_size(safe_join(image_dir, filename))
                 image = {**image, "height": height, "width": width}
             yield record_of(image, location, filename, instances)
+    if missing:
+        what = f"{many(len(missing), 'image')} {verb(len(missing), 'is', 'are')} not in {image_dir}"
+        _log.warning("%s: %s; the first is %s", content.path, what, missing[0])
 
 
-def _name_below(image_dir: str | Path, filename: str) -> str:
-    """The file name, without folders of the machine that wrote the file: "../upload/a.jpg", "C:/photos/a.jpg".
-
-    They are removed only if what remains is an image in image_dir.
+def _name_below(image_dir: str | Path, filename: str) -> str | None:
+    """The name of an image in image_dir: as it stands, decoded ("a%20b.jpg"), or without folders of the machine that
+    wrote the file: "../upload/a.jpg", "C:/photos/a.jpg". None where there is none.
     """
     inside = not (filename.startswith(("/", "../")) or filename[1:3] == ":/" or "://" in filename)
     if inside and safe_join(image_dir, filename).is_file():
         return filename
-    return find_below(image_dir, re.sub(r"^(\w+:/+|(\.\./)+)", "", filename)) or filename
+    names = (re.sub(r"^(\w+:/+|(\.\./)+)", "", name) for name in (filename, unquote(filename)))
+    return next((found for name in names if (found := find_below(image_dir, name)) is not None), None)
 
 
 def annotations_by_image(
@@ -293,10 +310,13 @@ def record_of(
 def size_of(image: Mapping, location: str) -> tuple[int, int]:
     """(height, width) in pixels of an image's entry."""
     if not image.get("height") or not image.get("width"):
-        remedy = "expected height and width in pixels, or image_dir=FOLDER to look them up in"
+        remedy = "expected height and width in pixels, or the image folder (--images) to look them up in"
         raise InputError(location, "lacks the image's size", remedy)
     try:
-        return int(needed(image, "height", location)), int(needed(image, "width", location))
+        height, width = int(needed(image, "height", location)), int(needed(image, "width", location))
+        if (height, width) != (float(image["height"]), float(image["width"])):
+            raise ValueError("pixels are counted")
+        return height, width
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise

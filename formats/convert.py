@@ -15,10 +15,11 @@ import formats
 from formats.coco import load_coco, loaded_once
 from formats.dataset_names import label_map_beside, part_path
 from formats.huggingface_files import holds_split
+from formats.images import leads_out
 from formats.io.errors import InputError
 from formats.io.files import refuse_packed
 from formats.io.json_stream import stream_json
-from formats.io.plurals import many
+from formats.io.plurals import many, verb
 from formats.io.progress import show_progress
 from formats.label_map import check_names, join_same_names, name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
@@ -98,6 +99,9 @@ def _converted(
         merged, joined = join_same_names(merged)
         move = {label: joined[target] for label, target in (move or dict(zip(names, names))).items()}
 
+    for label, name in merged.items():
+        if not name.strip():
+            raise InputError(source, f"the category of label {label} has no name", "expected a name for each")
     parts = selection.parts or {}
     outputs: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
     if not overwrite:
@@ -256,9 +260,9 @@ def write(
 
     source: named in messages. Raises InputError if there are no records, unless may_be_empty.
     """
-    writer, used = formats.WRITERS[target_format], set[int]()
+    writer, used, elsewhere = formats.WRITERS[target_format], set[int](), list[str]()
     tally = Counter[str]()
-    first, records = _first_of(_noting_labels(records, used, tally))
+    first, records = _first_of(_noting_labels(records, used, tally, elsewhere))
     if first is None and not may_be_empty:
         raise InputError(source, "contains no image to convert", "expected annotations of at least one image")
     omissions = call(f"convert to {target_format}", writer, {**options, "categories": names}, out, records)
@@ -270,6 +274,10 @@ def write(
     if target_format in _WITH_LABEL_MAP and not has_captions:
         write_label_map(label_map_beside(out), dict(enumerate(names)))
         message += f" in {label_map_beside(out)}"
+    if tally["boxes"] and not tally["wide boxes"]:
+        message += "\nevery box lies in the first pixel of its image: are these fractions? expected pixels"
+    if elsewhere:
+        message += f"\n{_names_elsewhere(elsewhere)}"
     lost = describe_omissions(omissions)
     return f"{message}\n{target_format} cannot hold:\n{lost}" if lost else message
 
@@ -278,10 +286,24 @@ _WITH_LABEL_MAP = ("odvg", "open-groundingdino")  # have a label map in a file b
 _WITHOUT_CATEGORIES = ("labelstudio",)  # have no category list, only the names of their boxes
 
 
-def _noting_labels(records: Iterable[Record], used: set[int], tally: Counter[str]) -> Iterator[Record]:
+def _names_elsewhere(names: Sequence[str]) -> str:
+    count = len(names)
+    what = f"{many(count, 'file name')} {verb(count, 'is', 'are')} not inside an image folder, such as {names[0]!r}: "
+    return what + "no stage finds such an image; formats with --images FOLDER look for it there"
+
+
+def _noting_labels(
+    records: Iterable[Record], used: set[int], tally: Counter[str], elsewhere: list[str]
+) -> Iterator[Record]:
+    """elsewhere: takes the file names that lead out of every image folder."""
     for record in records:
         tally["images"] += 1
+        if leads_out(record.filename):
+            elsewhere.append(record.filename)
         used.update(instance.label for instance in record.instances or ())
+        if record.instances and not tally["wide boxes"]:
+            tally["boxes"] += len(record.instances)
+            tally["wide boxes"] += any(max(instance.box) > 1 for instance in record.instances)
         yield record
 
 

@@ -50,7 +50,7 @@ def read_cvat(
 def _count_unread(image: ElementTree.Element, omissions: Omissions) -> None:
     for shape in image:
         if _is_turned(shape):
-            omissions["rotated boxes and ellipses, left out"] += 1
+            omissions[f"rotated {_OUTLINES.get(shape.tag, 'boxes')}, left out"] += 1
         elif shape.tag in _OUTLINES:
             omissions[f"{_OUTLINES[shape.tag]}, only the bounding box is read"] += 1
         elif shape.tag == "tag":
@@ -62,9 +62,9 @@ def _count_unread(image: ElementTree.Element, omissions: Omissions) -> None:
 
 
 def _is_turned(shape: ElementTree.Element) -> bool:
-    """Whether a box or an ellipse is rotated; its upright box would contain more than the object."""
+    """Whether a box or an ellipse lies at an angle; its box would hold more than the object. Upside down is upright."""
     try:
-        return shape.tag in ("box", "ellipse") and float(shape.get("rotation", "0")) % 360 != 0
+        return shape.tag in ("box", "ellipse") and float(shape.get("rotation", "0")) % 180 != 0
     except ValueError:
         return False  # _box reports it
 

@@ -22,6 +22,7 @@ from formats.record import Box, Instance, Record
 _READ = frozenset({"label", "bounding_box", "confidence", "attributes"})
 _ATTRIBUTES = frozenset({"weight", "ignore"})
 _EXPECTED = 'expected FiftyOne\'s {"classes": [...], "labels": {...}}'
+_LARGEST_FRACTION = 2.0  # of an image; a model's boxes may leave it, but not by far
 
 
 def read_fiftyone(
@@ -40,12 +41,18 @@ def read_fiftyone(
     if not isinstance(labels, dict):
         raise InputError(path, "has no labels", _EXPECTED)
     root = Path(folder) / "data" if image_dir is None else Path(image_dir)
-    names = {PurePosixPath(name).with_suffix("").as_posix(): name for name in list_images(root)}
+    names: dict[str, list[str]] = {}
+    for name in list_images(root):
+        names.setdefault(PurePosixPath(name).with_suffix("").as_posix(), []).append(name)
     for key, entries in labels.items():
         location = f"{path}: {key!r}"
         if key not in names:
             raise InputError(location, f"has no image in {root}", "expected data/ with the images, or image_dir=FOLDER")
-        height, width = image_size(root / names[key])
+        if len(names[key]) > 1:
+            what = f"may be {' or '.join(names[key])}"
+            raise InputError(location, what, "expected one image per file stem: rename or remove the other")
+        (filename,) = names[key]
+        height, width = image_size(root / filename)
         if entries is not None and not isinstance(entries, list):
             raise InputError(location, f"contains a JSON {type(entries).__name__}", "expected a list or null")
         instances = (
@@ -56,7 +63,7 @@ def read_fiftyone(
         for entry in entries or ():
             count_unread(omissions, entry, _READ, "boxes")
             count_unread(omissions, entry.get("attributes") or {}, _ATTRIBUTES, "boxes' attributes")
-        yield Record(names[key], height, width, instances)
+        yield Record(filename, height, width, instances)
 
 
 def read_labels_json(
@@ -118,6 +125,8 @@ def _instance(
     attributes: Mapping = entry.get("attributes") or {}
     try:
         x, y, w, h = map(float, entry["bounding_box"])
+        if max(map(abs, (x, y, w, h))) > _LARGEST_FRACTION:
+            raise ValueError(f"{[x, y, w, h]} are pixels, not fractions of the image")
         box = (x * width, y * height, (x + w) * width, (y + h) * height)
         weight, ignore = float(attributes.get("weight", 1.0)), bool(attributes.get("ignore", False))
         return Instance(box, label, classes[label], entry.get("confidence"), weight, ignore)

@@ -23,6 +23,7 @@ from formats.images import image_size, safe_join
 from formats.io.errors import InputError, handed_to, located, refused
 from formats.io.files import read_text, write_whole
 from formats.io.plurals import many
+from formats.label_map import check_yaml_depth
 from formats.omissions import Omissions, check_category, count_omissions, count_unread, refuse_caption
 from formats.record import Box, Instance, Record, check_box
 
@@ -110,8 +111,10 @@ def _names_of_card(card: Path) -> tuple[str, ...]:
     if "&" in header and "*" in header:  # nested aliases can grow exponentially
         raise InputError(card, "its YAML header has anchors", "expected a header without them")
     try:
-        found = _class_names(yaml.load(header, yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError) as error:
+        check_yaml_depth(header)
+        # As text: a name may be `no`, `null` or `07`.
+        found = _class_names(yaml.load(header, yaml.CBaseLoader if hasattr(yaml, "CBaseLoader") else yaml.BaseLoader))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(card, f"its header is not YAML ({error})", "expected the header of a data card") from None
     return tuple(str(name) for name in found)
 
@@ -176,6 +179,8 @@ class _Objects:
             index, name = self._label(label, location)
             try:
                 yield Instance(self._box(box, location), index, name, score, ignore=crowd in (True, 1))
+            except InputError:
+                raise
             except (ValueError, TypeError) as error:
                 raise refused(location, error) from error
 

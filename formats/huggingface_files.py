@@ -16,9 +16,6 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow
-from pyarrow import parquet
-
 from formats.images import image_header, safe_join, with_slashes
 from formats.io.errors import InputError, expected_one_of
 from formats.io.files import read_text, write_whole
@@ -247,6 +244,8 @@ def _image_part(values: Mapping[str, Any], part: str) -> Any:
 
 def _columns(table: ParquetFile, with_bytes: bool = False) -> list[str]:
     """The columns of a table to read, as Parquet column paths."""
+    import pyarrow
+
     schema = table.schema_arrow
     columns = [name for name in _READ if name in schema.names]
     if schema.names.count("image") == 1:
@@ -270,6 +269,9 @@ def _table_rows(
 
 @contextmanager
 def _opened(file: Path) -> Iterator[ParquetFile]:
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(file, pre_buffer=False) as table:
             yield table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import struct
 import warnings
 from collections import Counter
@@ -71,9 +72,7 @@ def list_images(folder: str | Path) -> list[str]:
     root = as_path(folder)
     if is_address(root):
         return _list_address(root)
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise InputError(root, what, "expected a folder of images")
+    check_folder(root)
     visited: set[str] = set()
     found: list[str] = []
     for directory, subfolders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
@@ -86,6 +85,22 @@ def list_images(folder: str | Path) -> list[str]:
         relative = Path(directory).relative_to(root)
         found += [(relative / name).as_posix() for name in names if not name.startswith(".")]
     return _images_among(root, sorted(found))
+
+
+def images_of_folder(folder: str | Path) -> list[str]:
+    """The same. Raises InputError where there is no image."""
+    filenames = list_images(folder)
+    if not filenames:
+        raise InputError(folder, "no images in this folder", "expected .jpg, .png or other image files")
+    return filenames
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises InputError where there is no such folder of images. An address is taken as it is: stores have none."""
+    root = as_path(folder)
+    if not is_address(root) and not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise InputError(root, what, "expected a folder of images")
 
 
 def _images_among(root: Path, names: Sequence[str]) -> list[str]:
@@ -112,12 +127,20 @@ _warned: set[tuple[str, str]] = set()  # every stage lists its folder, but each 
 
 def _opens_as_image(path: Path) -> bool:
     try:
-        with path.open("rb") as stream, Image.open(stream):
+        with _open_file(path) as stream, Image.open(stream):
             return True
     except Image.DecompressionBombError:
         return True  # reported when it is read
-    except _BROKEN_IMAGE:
+    except (InputError, *_BROKEN_IMAGE):
         return False
+
+
+def _open_file(path: str | Path) -> IO[bytes]:
+    """The stream of a file. Raises InputError for a pipe, a socket or a folder: who opens a pipe waits for ever."""
+    path = as_path(path)
+    if not is_address(path) and path.exists() and not path.is_file():
+        raise InputError(path, "is not a file", "expected an image file")
+    return path.open("rb")
 
 
 def _list_address(root: Path) -> list[str]:
@@ -215,7 +238,7 @@ def decode_image(path: str | Path, longest: int | None = None, whole_below: int 
     Raises InputError, naming the file, if it is missing, is not an image, cannot be decoded completely, or has more
     than max_pixels() pixels.
     """
-    with _named_errors(path), as_path(path).open("rb") as stream, _opened(path, stream) as image:
+    with _named_errors(path), _open_file(path) as stream, _opened(path, stream) as image:
         width, height = image.size
         longest = longest if width * height > whole_below else None
         enough = 1.0 if longest is None else min(longest / max(width, height), 1.0)
@@ -235,7 +258,7 @@ def decode_strips(path: str | Path, rows: int, take: Callable[[int, np.ndarray],
     EXIF rotation. Returns the stored height and width and the EXIF orientation, for `turned`. Raises InputError as
     decode_image does.
     """
-    with _named_errors(path), as_path(path).open("rb") as stream, _opened(path, stream) as image:
+    with _named_errors(path), _open_file(path) as stream, _opened(path, stream) as image:
         with _turn_to_decode(image.width * image.height):
             image.load()
             extremes = _extremes(image) if image.mode == "F" else (0.0, 1.0)
@@ -318,10 +341,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def _rgb_of(image: Image.Image, factor: int) -> np.ndarray:
-    """(h, w, 3) uint8 RGB as stored, each side divided by `factor`; in strips, to avoid a second full-size copy."""
+    """(h, w, 3) uint8 RGB as stored, each side divided by `factor`; by strips, without a second whole picture.
+
+    It may be read-only."""
     image.load()
     extremes = _extremes(image) if image.mode == "F" else (0.0, 1.0)
     rows = max(1, _STRIP // (image.width * factor)) * factor
+    if factor == 1 and rows >= image.height:
+        return np.asarray(_to_rgb(image, extremes))  # the usual photo: no copy more than Pillow's own
     height, width = -(-image.height // factor), -(-image.width // factor)
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, image.height, rows):
@@ -347,6 +374,8 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _to_rgb(image: Image.Image, extremes: tuple[float, float]) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return _grey(image, extremes).convert("RGB")
+    if image.mode == "RGB":
+        return image  # convert would copy it
     if image.mode != "LA":
         return image.convert("RGB")
     with_alpha = image.convert("RGBA")
@@ -419,6 +448,23 @@ def find_below(folder: str | Path, filename: str) -> str | None:
         return None
     tails = ("/".join(parts[start:]) for start in range(len(parts)))
     return next((tail for tail in tails if safe_join(folder, tail).is_file()), None)
+
+
+# What safe_join may refuse; other names need no closer look.
+_MAY_LEAD_OUT = re.compile(r"[/\\]|\s*$|.:|.*(\.\.|//|::|\0)", re.DOTALL)
+
+
+def leads_out(filename: str) -> bool:
+    """Whether a file name is none of an image below a folder: an absolute path, an address, or one with "..": no stage
+    takes it.
+    """
+    if not _MAY_LEAD_OUT.match(filename):
+        return False
+    try:
+        safe_join("images", filename)
+    except InputError:
+        return True
+    return False
 
 
 def safe_join(root: str | Path, filename: str) -> Path:

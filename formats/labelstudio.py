@@ -7,7 +7,10 @@ person, as annotations. The labelling interface needs <Image name="image" value=
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +42,8 @@ _SHAPES = {_ROTATED: "rotated boxes"} | {
         ("polygon", "polygons without a label"),
     )
 }
+_OUTLINES = {"polygon": "polygons, of which the box is read", "ellipse": "ellipses, of which the box is read"}
+_SHAPES |= {_OUTLINES["polygon"]: "polygons", _OUTLINES["ellipse"]: "ellipses"}
 _DECIMALS = 6  # of a percent: a thousandth of a pixel
 
 
@@ -94,7 +99,7 @@ def read_labelstudio(
                 remedy = 'expected a box, "height" and "width" in its data, or the image folder to look it up in'
                 raise InputError(location, "lacks the size of its image", remedy)
             if size is None:
-                omissions["tasks without the size of their image, left out; pass the image folder to read them"] += 1
+                omissions["tasks without an image size, left out; the image folder would say it"] += 1
                 continue
             yield _record(filename, size, result, labels, location)
     if first_missing is not None and not sized:
@@ -123,13 +128,50 @@ def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | 
         if not answers:
             return None
         omissions["annotations and predictions beside the one that is read"] += len(answers) - 1
-        omissions.update(f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX)
-        boxes = [each for each in answers[-1]["result"] if each["type"] == _BOX]
+        boxes = list(_rectangles(answers[-1]["result"] or [], omissions))
         upright = [each for each in boxes if not (each["value"].get("rotation") or each.get("image_rotation"))]
         omissions[_ROTATED] += len(boxes) - len(upright)
         return upright
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(location, f"its annotations or predictions are broken ({error!r})", _EXPECTED) from error
+
+
+def _rectangles(results: Sequence[dict], omissions: Omissions) -> Iterator[dict]:
+    """The shapes with a label, each as a rectangle with labels; other results are counted.
+
+    A labelling interface with <Rectangle> and <Labels> has two results of one id, the shape and its labels.
+    """
+    named = {each["id"]: each["value"]["labels"] for each in results if each["type"] == "labels" and "id" in each}
+    shapes = {each.get("id") for each in results if each["type"] in ("rectangle", *_OUTLINES)}
+    for each in results:
+        kind, shape = each["type"], each["type"].removesuffix("labels")
+        names = each["value"].get(kind) if kind != shape else named.get(each.get("id"))
+        if kind == _BOX:
+            yield each
+        elif shape in ("rectangle", *_OUTLINES) and names is not None:
+            if shape in _OUTLINES:
+                omissions[_OUTLINES[shape]] += 1
+            yield {**each, "value": {**each["value"], **_SIDES[shape](each["value"]), _BOX: names}}
+        elif kind != "labels" or each.get("id") not in shapes:
+            omissions[f"results of type {kind}"] += 1
+
+
+def _polygon_sides(value: Mapping) -> dict[str, float]:
+    xs, ys = zip(*value["points"], strict=True)
+    return {"x": min(xs), "y": min(ys), "width": max(xs) - min(xs), "height": max(ys) - min(ys)}
+
+
+def _ellipse_sides(value: Mapping) -> dict[str, float]:
+    rx, ry = value["radiusX"], value["radiusY"]
+    return {"x": value["x"] - rx, "y": value["y"] - ry, "width": 2 * rx, "height": 2 * ry}
+
+
+# Of a shape's value: x, y, width, height in percent.
+_SIDES: Mapping[str, Callable[[Mapping], dict[str, float]]] = {
+    "rectangle": lambda value: {},
+    "polygon": _polygon_sides,
+    "ellipse": _ellipse_sides,
+}
 
 
 def _labelled(result: list[dict] | None, omissions: Omissions) -> list[dict] | None:
@@ -240,6 +282,17 @@ def _address(task: Mapping, location: str) -> str:
     return found[0]
 
 
+_STORED = re.compile(r"(?:^|&)fileuri=([\w%+/=-]+)")
+
+
+def _decoded(text: str) -> str:
+    """The address that Base64 stands for; "" where it stands for none."""
+    try:
+        return base64.b64decode(text, altchars=b"-_", validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        return ""
+
+
 _UPLOAD_KEY = re.compile(r"[0-9a-f]{8}-(?=.)")  # prefix of the names of files uploaded in the browser
 
 
@@ -252,6 +305,8 @@ def _path_of(address: str) -> str:
         parts = urlsplit(address)
     except ValueError:  # brackets that urlsplit takes for an IPv6 address
         return address
+    if stored := _STORED.search(parts.query):  # the server's address of a file in a bucket
+        return _path_of(_decoded(unquote(stored[1]))) or unquote(parts.path).lstrip("/")
     if not parts.scheme or len(parts.scheme) == 1:  # a path; one letter is a drive
         return with_slashes(unquote(address)).lstrip("/")
     return unquote(parts.path).lstrip("/")
@@ -282,12 +337,19 @@ def _size(task: Mapping, result: list[dict] | None) -> tuple[int, int] | None:
         first.get("original_height", task_data.get("height")),
         first.get("original_width", task_data.get("width")),
     )
-    if isinstance(height, int) and isinstance(width, int):
-        return height, width
+    if (size := _whole(height, width)) is not None:
+        return size
     answers = [*(task.get("annotations") or ()), *(task.get("predictions") or ())]
     boxes = (box for each in answers if isinstance(each, dict) for box in each.get("result") or ())
     sizes = ((box.get("original_height"), box.get("original_width")) for box in boxes if isinstance(box, dict))
-    return next(((h, w) for h, w in sizes if isinstance(h, int) and isinstance(w, int)), None)
+    return next((size for h, w in sizes if (size := _whole(h, w)) is not None), None)
+
+
+def _whole(height: Any, width: Any) -> tuple[int, int] | None:
+    """Two numbers of pixels, also where a program wrote 64.0."""
+    if not all(_is_number(side) and math.isfinite(side) and side == int(side) for side in (height, width)):
+        return None
+    return int(height), int(width)
 
 
 def _record(

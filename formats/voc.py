@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join, with_slashes
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 LABEL_MAP_NAME = "labelmap.txt"
 _BACKGROUND = "background"  # for segmentation; CVAT and datumaro declare it beside the classes of objects
 _DEFAULTS = ("", "0", "Unspecified")  # of truncated, occluded and pose, which need not be counted
+_OF_IMAGES = frozenset(("folder", "filename", "path", "source", "owner", "size", "segmented", "object"))
+_DIFFICULT = {"true": "1", "false": "0", "unspecified": "0"}  # as some tools write it
 
 
 def read_voc(
@@ -71,7 +74,7 @@ def _paths(ann_dir: str | Path) -> list[Path]:
         raise InputError(
             folder, "is not a folder" if folder.exists() else "does not exist", "expected a folder of VOC XML files"
         )
-    paths = sorted(folder.rglob("*.xml"))
+    paths = sorted(path for path in folder.rglob("*.[xX][mM][lL]") if path.is_file())
     if not paths:
         raise InputError(folder, "contains no XML file", "expected a folder of VOC XML files")
     return paths
@@ -148,6 +151,7 @@ class _ImageNames:
         same_stem = (below / path.stem).as_posix()
         base = PurePosixPath(name).name
         names = [] if not name else [name] if "/" in name else [(below / name).as_posix(), name]
+        names += [unquote(name)] if "%" in name and ".." not in unquote(name) else []
         names += [(PurePosixPath(with_slashes(folder)) / base).as_posix()] if folder and name else []
         names += [(below / base).as_posix()] if "/" in name else []
         # An XML file that was renamed together with its image still has the old name inside, which another image may
@@ -197,10 +201,12 @@ def _record(path: Path, labels: dict[str, int], images: _ImageNames, omissions: 
 
 
 def _count_unread(root: ElementTree.Element, omissions: Omissions) -> None:
+    omissions.update(f"<{entry.tag}> of images" for entry in root if entry.tag not in _OF_IMAGES)
     for entry in root.iterfind("object"):
         if entry.find("bndbox") is None:
             omissions["objects without <bndbox>, left out"] += 1
             continue
+        omissions["more <bndbox> of one object"] += len(entry.findall("bndbox")) - 1
         for field in entry:
             has_text = len(field) or (field.text or "").strip() not in _DEFAULTS
             if has_text and field.tag not in ("name", "difficult", "bndbox"):
@@ -228,7 +234,8 @@ def _instance(entry: ElementTree.Element, labels: dict[str, int], location: str)
     name = voc_text(entry, "name", location)
     if name not in labels:
         raise InputError(location, f"{name!r} is not a category", expected_one_of(labels, name))
-    ignore = _number(entry, "difficult", location, default=0.0) != 0
+    said = (entry.findtext("difficult") or "0").strip().lower()
+    ignore = _DIFFICULT[said] == "1" if said in _DIFFICULT else _number(entry, "difficult", location, default=0.0) != 0
     return Instance(voc_box(entry, location), labels[name], name, ignore=ignore)
 
 

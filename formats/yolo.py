@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError, handed_to, refused
@@ -76,7 +77,8 @@ def read_yolo(
 
 
 def _stem(filename: str | PurePosixPath) -> PurePosixPath:
-    return PurePosixPath(filename).with_suffix("")
+    """Accents as one character: an archive that was packed on a Mac has them as two, in some of its names."""
+    return PurePosixPath(normalize("NFC", str(filename))).with_suffix("")
 
 
 def find_label_files(labels: Path) -> dict[PurePosixPath, Path]:

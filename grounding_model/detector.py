@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -59,10 +60,11 @@ from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextF
 from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
 from grounding_model.model.precision import choose_dtype, float32_products, use_bfloat16
-from grounding_model.students.config import is_student
+from grounding_model.students.config import is_onnx, is_student
 
 if TYPE_CHECKING:
     from grounding_model.students.detector import StudentDetector
+    from grounding_model.students.onnx_detector import OnnxDetector
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +76,10 @@ def load_detector(
     text_encoder: str | Path | None = None,
     device: str = "auto",
     dtype: str = DTYPE,
-) -> Detector | StudentDetector:
-    """Loads a detector from anything that load_checkpoint reads, or from a student's folder.
+) -> Detector | StudentDetector | OnnxDetector:
+    """Loads a detector from anything that load_checkpoint reads, or from a student's folder or ONNX file.
 
-    device: a torch device name, or 'auto' for a GPU if there is one, else the CPU.
+    device: a torch device name, or 'auto' for a GPU if there is one, else the CPU, on which an ONNX file always runs.
 
     dtype: float32; bfloat16, which rounds only the large linear layers of the image side; or auto, which means
     bfloat16 on devices with native support and float32 elsewhere. Students are small and always run in float32.
@@ -91,6 +93,10 @@ def load_detector(
         from grounding_model.students.files import load_student
 
         return StudentDetector(load_student(weights), chosen)
+    if is_onnx(weights):
+        from grounding_model.students.onnx_detector import OnnxDetector, OnnxSession
+
+        return OnnxDetector(OnnxSession(weights))
     checkpoint = load_checkpoint(weights, text_encoder)
     if isinstance(checkpoint.model.backbone, TimmFeatures):
         checkpoint.model.backbone.fold_batch_norms()
@@ -108,6 +114,12 @@ def choose_device(name: str = "auto") -> torch.device:
         first_line = str(error).splitlines()[0]
         raise InputError("device", f"'{name}' cannot be used ({first_line})", "expected auto, cpu or cuda") from error
     return device
+
+
+def current_device(device: torch.device) -> AbstractContextManager:
+    """Makes a GPU the current one: torch's own operations go where their tensors are, but Triton's kernels and the
+    recording of CUDA graphs go to the current GPU, which is the first one unless somebody says otherwise."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def fast_forward(model: GroundingModel) -> GroundingModel | ReplayedModel:
@@ -293,7 +305,8 @@ class _Labeller:
 
     @torch.inference_mode()
     def _batch(self, images: Sequence[LoadedImage]) -> Begun:
-        with float32_products(self.detector.dtype, self.detector.device):
+        device = self.detector.device
+        with current_device(device), float32_products(self.detector.dtype, device):
             return self._begin(images)
 
     def _begin(self, images: Sequence[LoadedImage]) -> Begun:

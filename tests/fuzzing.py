@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from browse.review.order import read_order, read_thresholds
 from flows.detection.download import fetch
 from flows.evaluation.evaluate import EvaluateConfig
-from flows.labelling.bootstrap import read_captions, read_phrases
+from flows.labelling.captions import read_captions, read_phrases
 from flows.labelling.manifest import read_manifest
 from flows.orchestration.server import password
 from flows.quality.ablation import QualityConfig

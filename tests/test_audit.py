@@ -83,7 +83,9 @@ def test_a_sample_brackets_them_and_says_from_how_many_reviews(labels: Path) -> 
 
 
 def test_the_printed_command_keeps_the_policy_of_the_audited_labels(labels: Path) -> None:
-    policy = asdict(Policy(0.1, cross_class_iou=0.5, min_size=8, ignore_from=0.05, distractors=("a toy", "dog")))
+    policy = asdict(
+        Policy(0.1, cross_class_iou=0.5, min_size=8, ignore_from=0.05, distractors=("a toy", "dog"), distractor_iou=0.3)
+    )
     made_by = {"source": "x_od.json", "plan": "0" * 64, "policy": policy, "thresholds_found": {}, "views": []}
     metadata_path(labels).write_text(json.dumps(made_by))
     audit = draw_audit(labels, reviews=20)
@@ -91,8 +93,8 @@ def test_the_printed_command_keeps_the_policy_of_the_audited_labels(labels: Path
     found = report_audit(audit, precision=0.85, work_dir="wd").threshold
     assert found is not None
     assert found.command == (
-        f"groundhog filter wd --score-threshold {found.score:g} --ignore-from 0.05 --cross-class-iou 0.5 --min-size 8 "
-        "--distractors 'a toy,dog'"
+        f"groundhog filter wd --score-threshold {found.score:g} --ignore-from 0.05 --cross-class-iou 0.5 "
+        "--distractor-iou 0.3 --min-size 8 --distractors 'a toy,dog'"
     )
 
 
@@ -125,6 +127,42 @@ def test_an_interrupted_audit_resumes_and_a_larger_one_keeps_what_was_reviewed(l
     reached = {int(Path(name).stem) for name in names[:11]}
     write_corrections(reviewed_path(labels), [reviewed_text(record(f"{i}.png", BOX), 1) for i in reached])
     assert report_audit(larger).reviews == 11
+
+
+def test_an_audit_that_an_older_version_began_keeps_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "x_od_v1.json"
+    lines = [record(f"{index}.png", *([BOX] if index % 2 else []), score=0.5) for index in range(40)]
+    write_odvg(path, lines)
+    names = [each.filename for each in read_odvg(draw_audit(path, reviews=20).sample_path)]
+    settings = tmp_path / "x_od_v1.audit" / "audit.json"
+    begun = json.loads(settings.read_text())
+    del begun["empty_apart"]
+    settings.write_text(json.dumps(begun))
+    older = draw_audit(path)
+    assert older.design.stratum.max() == 0
+    assert [each.filename for each in read_odvg(older.sample_path)] != names
+
+
+def test_another_seed_is_refused_while_an_audit_goes_on(labels: Path) -> None:
+    names = [each.filename for each in read_odvg(draw_audit(labels, reviews=15, seed=3).sample_path)]
+    with pytest.raises(InputError, match=r"--seed: 4, but .* drawn with seed 3; expected the same seed, or --new"):
+        draw_audit(labels, seed=4)
+    assert [each.filename for each in read_odvg(draw_audit(labels).sample_path)] == names
+    other = draw_audit(labels, reviews=15, seed=4, anew=True)
+    assert [each.filename for each in read_odvg(other.sample_path)] != names
+
+
+def test_labels_without_a_box_are_audited_and_counts_are_in_the_singular(tmp_path: Path) -> None:
+    path = tmp_path / "x_od_v1.json"
+    write_odvg(path, [Record("0.png", 100, 100, ())])
+    audit = draw_audit(path)
+    with pytest.raises(InputError, match=r"0 of 1 sampled images .* expected at least 1,"):
+        report_audit(audit)
+    write_corrections(reviewed_path(path), [reviewed_text(record("0.png"), 1)])
+    text = describe_audit(report_audit(audit))
+    assert "1 reviewed image of 1" in text
+    assert "precision  unknown: no labels in the reviewed images" in text
+    assert "no threshold: that takes labels that all have a score" in text
 
 
 def test_too_few_reviews_are_refused_with_what_to_do(labels: Path) -> None:

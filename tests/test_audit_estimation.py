@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flows.audit.estimation import Strata, estimate_share
+from flows.audit.estimation import Strata, estimate_share, moments_of
 from flows.audit.sampling import design, expected_errors
 from flows.audit.thresholds import certified_threshold, threshold_grid
 
@@ -85,6 +85,24 @@ def test_errors_that_come_alone_narrow_the_interval_of_few_reviews() -> None:
     assert apart.high - apart.low < 0.75 * (whole.high - whole.low)
 
 
+def test_a_crowd_makes_up_the_variance_of_many_images() -> None:
+    strata = Strata(np.zeros(12, int), np.array([9999]))
+    even, uneven = np.full(12, 4), np.array([26] + [2] * 11)
+    assert moments_of(even // 2, even, strata).evenness == pytest.approx(1.0)
+    assert moments_of(uneven // 2, uneven, strata).evenness * 12 < 2.0
+
+
+def test_intervals_hold_where_few_images_hold_most_boxes_and_many_are_wrong() -> None:
+    rng, held, reviews = np.random.default_rng(1), [], 20
+    for _ in range(10):  # label files
+        boxes = np.minimum(40, rng.pareto(1.0, 128).astype(int) + 1)
+        hits = rng.binomial(boxes, 1 - np.minimum(0.9, 1.6 * rng.beta(1, 3, 128)))
+        images = rng.random((AUDITS // 2, 128)).argsort(1)[:, :reviews]
+        share = estimate_share(hits[images], boxes[images], Strata(np.zeros(reviews, int), np.array([128])))
+        held.append((share.low <= hits.sum() / boxes.sum()) & (hits.sum() / boxes.sum() <= share.high))
+    assert np.mean(held) >= 0.93  # 0.914 with a degree of freedom an image
+
+
 def test_what_is_known_whole_has_no_interval() -> None:
     share = estimate_share(np.array([1, 0, 3]), np.array([1, 2, 3]), Strata(np.array([0, 0, 1]), np.array([2, 1])))
     assert share.value == share.low == share.high == pytest.approx(4 / 6)
@@ -160,6 +178,31 @@ def test_images_without_labels_are_drawn_more_often_but_never_crowd_out_the_othe
     before = expected_errors([{"cat": [0.9]}] * 9 + [{}], empty_term=0)  # of audits that older versions began
     assert before[-1] < before[0]
     assert len(set(expected_errors([{}, {}]))) == 1
+
+
+def test_images_without_labels_are_a_stratum_where_a_sample_would_hold_two_in_any_case() -> None:
+    keys, empty = list(map(str, range(40))), np.arange(40) < 8
+    plan = design(np.ones(40), keys, 10, 0, empty)
+    assert (plan.stratum == np.where(empty, 0, 1)).all()
+    assert (design(np.ones(40), keys, 30, 0, empty).stratum[~empty] > 0).all()
+    assert design(np.ones(40), keys, 30, 0, empty).stratum.max() == 2  # those with labels are split as before
+    assert design(np.ones(40), keys, 10, 0, np.arange(40) < 7).stratum.max() == 0
+    assert design(np.ones(40), keys, 10, 0).stratum.max() == 0  # as audits of older versions were drawn
+    assert design(np.ones(40), keys, 10, 0, np.ones(40, bool)).stratum.max() == 0
+
+
+@pytest.mark.parametrize("overlooked", [0.3, 0.5])
+def test_ten_reviews_hold_the_recall_of_a_model_that_overlooks_whole_images(overlooked: float) -> None:
+    held = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        objects = 1 + rng.poisson(4, 200)
+        hits = np.where(rng.random(200) < overlooked, 0, objects)
+        plan = design(np.ones(200), list(map(str, range(200))), 10, seed, hits == 0)
+        images, strata = drawn(plan.stratum, plan.order, 10)
+        share = estimate_share(hits[images], objects[images], strata)
+        held.append((share.low <= hits.sum() / objects.sum()) & (hits.sum() / objects.sum() <= share.high))
+    assert np.mean(held) >= 0.95
 
 
 def test_a_threshold_is_certified_only_where_every_higher_one_is() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg, read_captions
+from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
+from flows.labelling.captions import read_captions
 from formats.io.errors import InputError
 from formats.label_map import read_label_map
 from formats.odvg import read_odvg

@@ -19,7 +19,7 @@ from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import IGNORE_COLOUR, draw_record
 from browse.images.colours import colour_of, ink_on
 from browse.judged import JUDGED, draw_judged, verdicts
-from browse.page_parts import Drawing, gallery, setting_in_words
+from browse.page_parts import Drawing, gallery, page_table, setting_in_words
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
@@ -191,6 +191,26 @@ def test_a_file_in_place_of_the_folder_is_told_once(data: Path, capsys: pytest.C
     assert "is a file" in capsys.readouterr().err
 
 
+def test_no_drawing_replaces_an_image(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = data / "images"
+    before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
+    (data / "link").symlink_to(images)
+    for folder in (images, data / "link"):
+        assert run(data, "-o", str(folder), "--not-show") == 2
+        assert "would replace the image" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in images.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"0": "cat"}', "[1, 2]"])
+def test_what_is_no_label_file_is_not_compared_with(
+    data: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "other.json").write_text(content)
+    assert run(data, "-o", str(data / "out"), "--not-show", "--compare", "other.json") == 2
+    assert "other.json: contains no labels; expected an ODVG file about the same images" in capsys.readouterr().err
+    assert not (data / "out").exists()
+
+
 def test_number_and_shuffle(data: Path) -> None:
     assert run(data, "-o", str(data / "first"), "--not-show", "-n", "2") == 0
     assert len(list((data / "first").rglob("*.*"))) == 4  # with index.html and a contact sheet
@@ -309,3 +329,21 @@ def test_settings_are_said_without_python() -> None:
     assert setting_in_words(Kind()) == "mixture share 0.5"
     assert setting_in_words({"a": True, "b": (1, 2.50)}) == "a on, b 1, 2.5"
     assert setting_in_words(None) == setting_in_words(()) == "none"
+
+
+def test_pictures_are_found_from_the_current_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", "photos"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (600, 500)).save("photos/a.png")
+    write_odvg(tmp_path / "data/x_od.json", [scene(Instance((10, 20, 30, 40), 0, "cat"))])
+    assert main(["data", "x_od.json", "photos", "-o", "drawn", "--not-show"]) == 0
+    assert list(Path("drawn").glob("*a*.*"))
+
+
+def test_columns_of_words_stand_to_the_left_and_numbers_to_the_right() -> None:
+    table = page_table(["Labels", "Made by", "Boxes"], [["v1", "pretrained", "1,204"], ["v2", "", "–"]])
+    assert '<th class="word">Made by</th><th>Boxes</th>' in table
+    assert '<td class="word">pretrained</td><td>1,204</td>' in table
+    changes = page_table(["", "v1 to v2"], [["boxes", "12 to 15"], ["images", "+3 %"]])
+    assert "<td>12 to 15</td>" in changes

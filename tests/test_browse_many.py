@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browse.review import crops as crops_module
+from browse.review import index as index_module
 from browse.review import serve
 from browse.review.candidate_counts import CandidateCounts
 from browse.review.candidates import CandidateBoxes, read_plan
 from browse.review.compare import CHANGES, changed_lines, compared
 from browse.review.crops import CropQuery, change_crops, crop_rows, list_crops
 from browse.review.images import Pictures
+from browse.review.index import places_of
 from browse.review.likeness import appearance, farthest_first, neighbours_together
 from browse.review.line_facts import FactsReader, facts_of
+from browse.review.order import Thresholds, doubt_of_boxes
 from browse.review.serve import likeness_of
 from browse.review.session import Review
 from browse.review.views import Query, Views
@@ -278,3 +282,62 @@ def test_a_long_file_is_not_read_in_the_server(six: Path, monkeypatch: pytest.Mo
         assert np.array_equal(getattr(long, name), getattr(short, name)), name
     assert (long.matching("3.PNG") == short.matching("3.PNG")).all()
     assert long.names == short.names
+
+
+def test_a_search_finds_every_line_that_contains_the_words() -> None:
+    chance = random.Random(7)
+    names = ["".join(chance.choice("ab0") for _ in range(chance.randrange(9))) for _ in range(400)]
+    text = "".join(f"{name}\n" for name in names).encode()
+    for wanted in ("a", "0", "ab", "bb0", "a0b0a", "x", "ax", "aaaaaaaaaaaa"):
+        places = [place for block in places_of(np.frombuffer(text, np.uint8), wanted.encode()) for place in block]
+        assert places == [at for at in range(len(text)) if text[at:].startswith(wanted.encode())], wanted
+
+
+def test_a_search_finds_words_at_the_border_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "TEXT_BLOCK", 5)
+    text = np.frombuffer(b"abcabcabcabcabc", np.uint8)
+    assert np.concatenate(list(places_of(text, b"bca"))).tolist() == [1, 4, 7, 10]
+
+
+def changed(review: Review, number: int, state: str, **box: Any) -> None:
+    """Saves a line whose first box has other values."""
+    page = review.page(number)
+    boxes = [{**page["boxes"][0], **box}, *page["boxes"][1:]]
+    review.save([{**page, "state": state, "boxes": boxes}])
+
+
+def test_filters_and_crops_see_the_boxes_as_they_are_now(six: Path) -> None:
+    views = views_of(six)
+
+    def lines(**query: Any) -> list[int]:
+        _, view = views.open(Query(**query))
+        return [view.number(position) for position in range(view.count)]
+
+    def crops(**query: Any) -> list[int]:
+        return [number for number, _ in list_crops(views, views.open(Query())[1], CropQuery(**query))]
+
+    changed(views.review, 2, "edited", of=0, score=None)
+    changed(views.review, 4, "accepted")  # as the model has it: it keeps its score, 0.5
+    assert (lines(label=0), lines(label=1)) == ([2], [0, 1, 3, 4, 5])
+    assert (crops(label=0), crops(label=1)) == ([2], [5, 4, 3, 1, 0])
+    assert (lines(low=0.45, high=0.65), crops(low=0.45, high=0.65)) == ([3, 4], [4, 3])
+    assert crops(sort="high") == [0, 1, 3, 4, 5, 2]  # what a person drew has no score
+    changed(views.review, 2, "untouched")
+    assert (lines(label=0), crops(sort="file")) == ([], [0, 1, 2, 3, 4, 5])
+
+
+def test_only_the_best_of_too_many_crops_are_sorted(six: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = views_of(six)
+    changed(views.review, 5, "accepted")  # the lowest score
+    view = views.open(Query())[1]
+    monkeypatch.setattr(crops_module, "MOST_LISTED", 2)
+    assert list_crops(views, view, CropQuery(1)) == [(5, 0), (4, 0)]
+    assert list_crops(views, view, CropQuery(1, sort="high")) == [(0, 0), (1, 0)]
+
+
+def test_doubt_is_the_distance_to_the_threshold_of_each_category() -> None:
+    labels, scores = np.array([0, 1, -1, 7, 1]), np.array([0.5, 0.5, 0.5, 0.5, np.nan], np.float32)
+    names = {1: "dog", 0: "cat", 7: "cow"}
+    found = doubt_of_boxes(labels, scores, names, Thresholds(0.3, {"dog": 0.6, "cow": 0.45}), 0.1)
+    assert found == pytest.approx([0.2, 0.1, 0.2, 0.05, np.inf])
+    assert doubt_of_boxes(labels[:1], scores[:1], names, Thresholds(None, {}), 0.1) == pytest.approx([0.4])

@@ -421,6 +421,53 @@ def test_thirty_crops_are_relabelled_at_once_and_back_again(page: Page, tmp_path
         page.wait(f"{at(1, 30)} && {BADGE} === 'not reviewed'")
 
 
+def test_crops_stay_where_they_are_after_a_bulk_change(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 1, [Instance((x, y, x + 2, y + 2), 0, "cat", 0.5) for x in range(0, 38, 2) for y in range(14)])
+    scrolled = "document.getElementById('crops-grid').scrollTop"
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 1))
+        page.press("v")
+        page.wait("document.querySelectorAll('.crop').length >= 120")
+        page.press("c")
+        assert not page.value("document.getElementById('search').open")
+        assert page.value(text("crops-stored")) == "nothing is selected"  # where it can be seen
+        page.value("document.querySelectorAll('.crop')[100].click()")
+        page.value("document.querySelectorAll('.crop')[100].focus()")
+        page.value("document.querySelectorAll('.crop')[100].scrollIntoView({ block: 'center' })")
+        before = page.value(scrolled)
+        assert before > 300
+        page.press("x")
+        page.wait(f"{text('crops-count')} === '265 boxes, 0 selected'")
+        assert abs(page.value(scrolled) - before) < 2
+        assert page.value("[...document.querySelectorAll('.crop')].indexOf(document.activeElement)") == 100
+        page.press("z")
+        page.wait(f"{text('crops-count')} === '266 boxes, 0 selected'")
+        assert abs(page.value(scrolled) - before) < 2
+
+
+def test_a_filter_that_no_image_fits_shows_nothing_that_could_be_accepted(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 3)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 3))
+        page.slow_down(150)
+        try:
+            page.press("ArrowRight")  # what is still on its way does not come up under the filter either
+            page.value("document.getElementById('filter-text').value = 'none'")
+            page.value("document.getElementById('filters').requestSubmit()")
+            page.wait(f"{text('banner-text')} === 'No image fits this filter.'")
+            page.wait(f"{text('position')} === '0 / 0' && {text('boxes-title')} === 'No image'")
+            page.press("Enter")
+            time.sleep(0.5)
+        finally:
+            page.slow_down(0)
+        assert page.value(f"{text('position')} === '0 / 0' && {text('name')} === ''")
+        assert page.value(accepted(0, 3))
+        page.click("#filter-clear")
+        page.wait(f"{at(1, 3)} && {text('boxes-title')} === '2 boxes'")
+
+
 def test_a_filter_is_followed_by_the_list_and_the_keys(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 12)
     with served(tmp_path, "x_od_v1.json") as server:
@@ -668,6 +715,7 @@ def test_two_label_files_are_compared_in_colours(page: Page, tmp_path: Path) -> 
         page.wait(at(1, 2))
         page.press("m")
         page.wait(f"{text('comparison')} === 'against truth.json: 1 right, 1 wrong name, 1 missed'")
+        assert "missed object" in page.value(text("filter-change"))  # the filter has the same words
         assert page.value("document.querySelectorAll('.other').length") == 2
         colours = page.value("[...document.querySelectorAll('.frame')].map((each) => each.getAttribute('stroke'))")
         assert len(set(colours)) == 2  # right and wrong, not cat and dog

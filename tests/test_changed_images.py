@@ -61,6 +61,18 @@ def test_only_the_shard_of_a_replaced_picture_is_labelled_again(
     assert images_seen(labelled) == 0
 
 
+def test_a_run_that_ends_before_the_new_candidates_leaves_none_of_the_old(
+    labelled: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would pass for those of the new picture, whose state is recorded by then."""
+    repaint(first_image(labelled))
+    with monkeypatch.context() as broken:
+        broken.setattr("flows.labelling.infer.write_candidates", lambda *arguments: 1 / 0)
+        with pytest.raises(RuntimeError, match="1 of 3 shards failed"):
+            infer(labelled, FakeDetector(), progress=False)
+    assert images_seen(labelled) == 2
+
+
 def test_a_replaced_picture_of_as_many_bytes_is_noticed(labelled: Manifest) -> None:
     path = first_image(labelled)
     content = bytearray(path.read_bytes())

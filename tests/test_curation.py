@@ -40,6 +40,7 @@ from formats.candidates import (
     read_image_features,
     write_candidates,
 )
+from formats.dataset_names import label_map_beside
 from formats.images import image_size, list_images
 from grounding_model.glyphs import write_scenes
 
@@ -110,6 +111,13 @@ def test_even_pictures_are_no_copies_of_one_another(tmp_path):
     assert find_duplicates(seen(tmp_path, grey, white)) == []
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3000, 3), (1, 700), (63, 62)])
+def test_strips_and_single_pixels_have_fingerprints(tmp_path, pictures, size):
+    strip, same, other = seen(tmp_path, *(picture.resize(size) for picture in (*pictures[:1] * 2, pictures[1])))
+    assert [(pair.first, pair.second) for pair in find_duplicates([strip, same, other])][:1] == [(0, 1)]
+    assert (strip.width, strip.height) == size
+
+
 def test_a_fingerprint_knows_the_size_after_the_turn(tmp_path, pictures):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -149,6 +157,15 @@ def test_check_ends_with_1_for_a_leak_and_0_for_a_blurred_picture(tmp_path, pict
     assert main(["check", "--images", str(tmp_path / "a"), "--against", str(tmp_path / "b")]) == 1
     assert "leak" in capsys.readouterr().out
     assert main(["check"]) == 2
+
+
+def test_a_folder_without_images_is_no_clean_set(tmp_path, pictures, capsys):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "some").mkdir()
+    pictures[0].save(tmp_path / "some" / "a.png")
+    for order in (["none"], ["some", "--against", str(tmp_path / "none")]):
+        assert main(["check", "--images", str(tmp_path / order[0]), *order[1:]]) == 2
+        assert "none: has no images; expected a folder of images" in capsys.readouterr().err
 
 
 def test_sets_of_one_folder_are_compared_by_their_annotation_files(tmp_path, pictures, capsys):
@@ -430,3 +447,38 @@ def test_the_commands_select_and_publish(labels, capsys):
     assert "@misc{pets}" in (labels / "p/README.md").read_text()
     assert main(["publish", train, str(labels / "p"), "--images", images]) == 2
     assert "already exists" in capsys.readouterr().err
+
+
+def test_select_keeps_all_captions_of_an_image_and_the_label_map(labels, capsys):
+    images = labels / "images"
+    lines = [
+        {"filename": f"sub/{number}.png", "height": 9, "width": 9, "grounding": {"caption": caption, "regions": []}}
+        for number in range(1, 4)
+        for caption in ("a cat", "two cats")
+    ]
+    (labels / "c_vg.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = labels / "out" / "c_vg.json"
+    select = ["select", str(labels / "c_vg.json"), "--images", str(images), "-n", "2", "--diverse", "--out", str(out)]
+    assert main(select) == 0
+    assert "c_vg.json: 2 images" in capsys.readouterr().out
+    assert sorted(record.caption or "" for record in read_odvg(out)) == ["a cat", "a cat", "two cats", "two cats"]
+    train, chosen = labels / "labels/pets_train_od.json", labels / "out" / "some_od.json"
+    assert main(["select", str(train), "--images", str(images), "-n", "1", "--diverse", "--out", str(chosen)]) == 0
+    assert label_map_beside(chosen).read_text() == label_map_beside(train).read_text()
+
+
+def test_select_says_what_it_cannot_choose_from(labels, capsys, caplog):
+    images = labels / "images"
+    (images / "broken.png").write_bytes((images / "sub/3.png").read_bytes()[:60])
+    assert main(["select", str(images), "-n", "2", "--diverse"]) == 0
+    assert "1 image cannot be read, and is passed over" in caplog.text
+    other = labels / "other_od.json"
+    other.write_text('{"filename": "elsewhere.png", "height": 9, "width": 9}')
+    for arguments, said in (
+        (["nothing"], "nothing: does not exist; expected an image folder"),
+        ([str(other), "--images", "nothing"], "nothing: does not exist; expected a folder of images"),
+        ([str(images), "--beside", str(other)], "other_od.json: names no image of"),
+    ):
+        capsys.readouterr()
+        assert main(["select", *arguments, "-n", "1", "--diverse"]) == 2
+        assert said in capsys.readouterr().err

@@ -27,18 +27,7 @@ from grounding_model.metrics.coco import evaluate_coco, evaluate_coco_with_ranki
 from grounding_model.metrics.expressions import expression_precision
 from grounding_model.metrics.phrases import recall_at
 from grounding_model.metrics.predicted_boxes import PredictedBoxes
-from tests.paths import GOLDEN
-
-EVAL = GOLDEN / "eval"
-
-
-def golden(name: str):
-    return json.loads((EVAL / name).read_text())
-
-
-def corners(box):
-    x, y, width, height = box
-    return x, y, x + width, y + height
+from tests.golden_metrics import EVAL, corners, golden
 
 
 def box(at: float):
@@ -49,8 +38,8 @@ def box(at: float):
 def picture(name: str, *found):
     """A record of (box, category, score=None, ignore=False)."""
     instances = []
-    for corners, category, *rest in found:
-        instances.append(Instance(corners, 0, category, **dict(zip(("score", "ignore"), rest))))
+    for at, category, *rest in found:
+        instances.append(Instance(at, 0, category, **dict(zip(("score", "ignore"), rest))))
     return Record(name, 500, 1000, instances=tuple(instances))
 
 
@@ -308,6 +297,19 @@ def test_weighing_images_is_repeating_them(seed):
     ]
     weighed = resampled(evaluate_coco_with_rankings(truth, found, names).rankings, [draw])
     assert weighed[0] == pytest.approx(evaluate_coco(*repeated, names).ap, abs=1e-12)
+
+
+def test_draws_that_are_scored_together_are_scored_as_alone(monkeypatch):
+    truth, found = noisy_case(12, seed=3)
+    rankings = evaluate_coco_with_rankings(truth, found, ["cat", "dog", "cow"]).rankings
+    draws = np.random.default_rng(0).multinomial(3, np.full(12, 1 / 12), 40)
+    draws[7] = 0  # nothing to find
+    alone = np.concatenate([resampled(rankings, [draw]) for draw in draws])
+    assert np.isnan(alone[7])
+    assert len(set(alone)) > 10
+    for block in (1, 500, 10**6):
+        monkeypatch.setattr("grounding_model.metrics.ranking.BLOCK", block)
+        np.testing.assert_allclose(resampled(rankings, draws), alone, rtol=1e-12)
 
 
 def test_the_interval_holds_the_number_and_narrows_with_more_images():

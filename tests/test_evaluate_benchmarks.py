@@ -41,11 +41,6 @@ from grounding_model.data.sources import CocoData, OdvgData
 CAT, DOG = [10, 20, 40, 30], [60, 50, 30, 40]  # x, y, width, height in an image of 120 x 100 pixels
 
 
-def corners(box):
-    x, y, width, height = map(float, box)
-    return x, y, x + width, y + height
-
-
 class Oracle:
     """A detector that knows the truth, and invents what it is told to. calls: how many images it has seen."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -11,18 +10,7 @@ from formats.io.errors import InputError
 from formats.record import Instance, Record, Region
 from grounding_model.metrics.described_objects import evaluate_described_objects, length_of
 from grounding_model.metrics.expressions import evaluate_generalized_expressions, keep_first_boxes
-from tests.paths import GOLDEN
-
-EVAL = GOLDEN / "eval"
-
-
-def golden(name: str):
-    return json.loads((EVAL / name).read_text())
-
-
-def corners(box):
-    x, y, width, height = box
-    return x, y, x + width, y + height
+from tests.golden_metrics import corners, golden
 
 
 @pytest.fixture(scope="module")

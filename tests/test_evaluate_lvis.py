@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import replace
 
@@ -22,15 +21,13 @@ from grounding_model.detector import load_detector
 from grounding_model.metrics.coco import evaluate_coco
 from grounding_model.metrics.lvis import Federation, evaluate_lvis, evaluate_lvis_with_rankings
 from grounding_model.metrics.predicted_boxes import PredictedBoxes
-from tests.paths import GOLDEN
-
-EVAL = GOLDEN / "eval"
+from tests.golden_metrics import golden
 
 
 @pytest.fixture(scope="module")
 def lvis():
     """(truth, predictions, names, federation, areas) of the reference's case."""
-    content = json.loads((EVAL / "lvis_ann.json").read_text())
+    content = golden("lvis_ann.json")
     names = {category["id"]: category["name"] for category in content["categories"]}
     order = list(names.values())
     instances, areas = defaultdict(list), defaultdict(list)
@@ -51,7 +48,7 @@ def lvis():
                 for box, score, label in zip(guess["bboxes"], guess["scores"], guess["labels"])
             ),
         )
-        for guess in json.loads((EVAL / "lvis_preds.json").read_text())
+        for guess in golden("lvis_preds.json")
     ]
     federation = Federation(
         absent={i["file_name"]: frozenset(names[c] for c in i["neg_category_ids"]) for i in images.values()},
@@ -79,14 +76,14 @@ def numbers(result) -> dict[str, float]:
 @pytest.mark.parametrize("most", [10_000, 6])
 def test_fixed_ap_is_the_references(lvis, most):
     *case, areas = lvis
-    expected = json.loads((EVAL / "lvis_results.json").read_text())[f"fixed_ap_topk{most}"]
+    expected = golden("lvis_results.json")[f"fixed_ap_topk{most}"]
     found = numbers(evaluate_lvis(*case, max_per_category=most, areas=areas))
     assert {f"lvis_fixed_ap/{name}": value for name, value in found.items()} == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_older_definition_is_the_references(lvis):
     *case, areas = lvis
-    expected = json.loads((EVAL / "lvis_results.json").read_text())["lvis_metric"]
+    expected = golden("lvis_results.json")["lvis_metric"]
     found = numbers(evaluate_lvis(*case, max_per_category=None, max_per_image=300, areas=areas))
     assert {f"lvis/bbox_{name}": round(value, 3) for name, value in found.items()} == expected
 

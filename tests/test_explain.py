@@ -1,17 +1,19 @@
 """Why a box was dropped: `groundhog filter --explain` says of each candidate what the filter does with it."""
 
+import re
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from flows.cli.command import main
 from flows.labelling.bootstrap import bootstrap_od
-from flows.labelling.explain import explain_image
+from flows.labelling.explain import OVERLAPPED, WORDS, explain_image
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
 from flows.labelling.manifest import Manifest
-from flows.policies.apply import Candidate, DropLog, apply_policy
+from flows.policies.apply import Candidate, DropLog, Reason, apply_policy
 from flows.policies.policy import Policy, Quantile
 from formats.io.errors import InputError
 from formats.odvg import read_odvg
@@ -85,6 +87,15 @@ def test_a_dropped_box_comes_with_its_reason_in_words(manifest: Manifest) -> Non
         "dropped: small: its shorter side has ",
     ):
         assert reason in text
+
+
+def test_every_reason_is_explained_and_stands_on_the_page_of_the_pipeline() -> None:
+    """One that is added to the policies has to be named there too."""
+    reasons = set(get_args(Reason))
+    assert WORDS.keys() | OVERLAPPED.keys() | {"merged"} == reasons
+    page = (Path(__file__).parent.parent / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    table = page.partition("| reason |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)) == reasons | {"reviewed"}
 
 
 def test_an_image_that_the_source_does_not_have_is_refused(manifest: Manifest) -> None:

@@ -249,9 +249,14 @@ def test_thresholds_follow_from_the_candidates(labelled: Path) -> None:
     result = filter_candidates(labelled / "work", policy, labelled / "out.json")
     assert result.counts["kept_by_name"] == {"cat": 10, "plate": 10}  # of five images
     found = json.loads(result.meta.read_text())["thresholds_found"]
+    assert set(found) == {"cat", "plate"}
     fixed = Policy(class_thresholds=found, nms_iou=1.0)
     again = filter_candidates(labelled / "work", fixed, labelled / "again.json")
     assert again.labels.read_bytes() == result.labels.read_bytes()
+    of_cats = filter_candidates(
+        labelled / "work", replace(policy, class_thresholds={"cat": 0.9}), labelled / "of_cats.json"
+    )
+    assert json.loads(of_cats.meta.read_text())["thresholds_found"] == {"plate": found["plate"]}
     few = filter_candidates(labelled / "work", Policy(adaptive=Mixture(least=1000)), labelled / "few.json")
     plain = filter_candidates(labelled / "work", Policy(), labelled / "plain.json")
     assert few.labels.read_bytes() == plain.labels.read_bytes()

@@ -6,21 +6,27 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from grounding_model import detector as detecting
 from grounding_model.answers import LabelScoring, top_pairs
-from grounding_model.detector import load_detector
+from grounding_model.detector import current_device, load_detector
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.config import GLYPH_TINY
 from grounding_model.model.grounding import GroundingModel
+from grounding_model.model.targets import Target, pad_targets
+from grounding_model.training.losses import matched_sets, set_losses
+from grounding_model.training.settings import REFERENCE_LOSSES
 
 WAITING = {
     torch.ops.aten._local_scalar_dense.default,  # item, bool, int, float
@@ -69,6 +75,20 @@ def test_label_scores_and_thebest_pairs_ask_nothing_of_the_device() -> None:
     assert found.boxes.shape == (5, 4)
 
 
+def test_losses_of_matched_queries_ask_nothing_of_the_device(model: GroundingModel) -> None:
+    """Asked once for each of the 13 sets of queries, a GPU would be waited for 13 times a step."""
+    images = ImageBatch(torch.rand(1, 3, 96, 128), torch.tensor([[96, 128]]))
+    ids = torch.arange(5)[None]
+    eye = torch.eye(5, dtype=torch.bool)[None]
+    found = model(images, TextBatch(ids, torch.ones(1, 5, dtype=torch.bool), torch.zeros_like(ids), eye))
+    boxes, tokens = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.6, 0.3, 0.2]]), torch.ones(2, 5, dtype=torch.bool)
+    ignore = torch.tensor([False, True])
+    padded = pad_targets([Target(boxes, tokens, torch.arange(2), torch.ones(2), ignore, (96, 128))])
+    sets = matched_sets(found, padded, REFERENCE_LOSSES)
+    with NoQuestions():
+        set_losses(sets, padded, found.token_mask, REFERENCE_LOSSES)
+
+
 def test_such_a_question_is_noticed() -> None:
     with pytest.raises(AssertionError, match="asks the device"), NoQuestions():
         bool(torch.ones(2).any())
@@ -80,22 +100,45 @@ def test_one_forward_on_a_gpu_waits_for_nothing(model: GroundingModel) -> None:
     images = ImageBatch(torch.rand(2, 3, 96, 128), torch.tensor([[96, 128], [80, 96]])).to("cuda")
     ids = torch.arange(10).view(2, 5)
     eye = torch.eye(5, dtype=torch.bool).repeat(2, 1, 1)
-    text = TextBatch(ids, torch.ones(2, 5, dtype=torch.bool), torch.zeros_like(ids), eye).to("cuda")
+    on_cpu = TextBatch(ids, torch.ones(2, 5, dtype=torch.bool), torch.zeros_like(ids), eye)
+    text = on_cpu.to("cuda")
     on_gpu = deepcopy(model).cuda()
     with torch.inference_mode():
         on_gpu(images, text)  # constants of this size come to the device once
         torch.cuda.set_sync_debug_mode("error")
         try:
-            on_gpu(images, text)
+            on_gpu(images, on_cpu.to("cuda"))  # captions that are new come to the device without a wait
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_model_runs_while_its_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's kernels and the recording of graphs go to the current GPU, wherever their tensors are."""
+    assert current_device(torch.device("cuda:1")).idx == 1
+    detector, current = load_detector(device="cpu"), []
+    monkeypatch.setattr(detecting, "current_device", lambda device: current.append(device) or nullcontext())
+    detector.predict([draw_scene("source", 9000, 0, "od")[0]], ["cat"])
+    assert current == [torch.device("cpu")]
+
+
+def pictures_to_find_in() -> tuple[list[np.ndarray], list[str]]:
+    pictures = [draw_scene("source", 9000, index, "od", pairs="all")[0] for index in range(4)]
+    return pictures, list(categories_of("source", "od"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_second_gpu_finds_what_the_first_finds() -> None:
+    pictures, names = pictures_to_find_in()
+    one, other = (load_detector(device=f"cuda:{index}") for index in (0, 1))
+    for _ in range(3):  # called, recorded, replayed
+        assert other.predict(pictures, names, batch_size=4) == one.predict(pictures, names, batch_size=4)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_finds_what_a_cpu_finds() -> None:
-    pictures = [draw_scene("source", 9000, index, "od", pairs="all")[0] for index in range(4)]
-    names = list(categories_of("source", "od"))
+    pictures, names = pictures_to_find_in()
     found = [load_detector(device=device).predict(pictures, names, batch_size=4) for device in ("cpu", "cuda")]
     for one, other in zip(*found, strict=True):
         for mine, theirs in zip(one.instances or (), other.instances or (), strict=True):

@@ -272,6 +272,30 @@ def test_an_index_names_files_beside_it_that_are_there(folder: Path, tmp_path: P
         read(["all.safetensors"])
 
 
+def test_pickled_weights_in_parts_are_the_whole(folder: Path, tmp_path: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=lambda *_: ["model.safetensors"])
+    names = sorted(tensors)
+    shards = {f"pytorch_model-{part + 1:05}-of-00002.bin": names[part::2] for part in range(2)}
+    for file, stored in shards.items():
+        torch.save({name: tensors[name] for name in stored}, tmp_path / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, stored in shards.items() for name in stored}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    parts, whole = (load_checkpoint(each, BERT).model.state_dict() for each in (tmp_path, folder))
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    last = tmp_path / list(shards)[-1]
+    last.write_bytes(last.read_bytes()[:-5000])
+    with pytest.raises(InputError, match=r"00002-of-00002\.bin: is cut short or damaged"):
+        load_checkpoint(tmp_path, BERT)
+
+
+def test_a_pointer_in_place_of_the_weights_is_called_one(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=r"model\.safetensors: is a git-lfs pointer"):
+        load_checkpoint(tmp_path, BERT)
+
+
 def test_inspect_says_what_a_folder_is(folder: Path) -> None:
     summary = inspect(folder)
     assert "transformers folder" in summary

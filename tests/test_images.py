@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 import formats.images
 from formats import InputError, image_size, list_images, read_images, safe_join
-from formats.images import decode_image
+from formats.images import decode_image, decode_strips
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
@@ -215,3 +215,13 @@ def test_a_bomb_of_169_megapixels_takes_less_than_twice_its_pixels(tmp_path, mod
     )
     answer = subprocess.run([sys.executable, "-c", program, tmp_path / "a.png"], capture_output=True, text=True)
     assert int(answer.stdout) < largest
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_among_images_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    for name in ("pipe.jpg", "pipe"):
+        os.mkfifo(tmp_path / name)
+    assert list_images(tmp_path) == ["pipe.jpg"]
+    for read in (image_size, decode_image, lambda path: decode_strips(path, 8, lambda *_: None)):
+        with pytest.raises(InputError, match=r"pipe\.jpg: is not a file; expected an image file"):
+            read(tmp_path / "pipe.jpg")

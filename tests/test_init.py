@@ -114,6 +114,13 @@ def test_the_extra_that_is_missing_is_named(folder: Path, monkeypatch: pytest.Mo
     assert "\n  pip install 'groundhog[photos]'\n  groundhog self-train" in next_steps_after_init(path)
 
 
+def test_the_command_to_look_at_labels_names_the_images_as_the_user_did(folder: Path) -> None:
+    path = init("zoo", folder.name, categories=["cat"])
+    assert f"groundhog browse data/zoo zoo_od_v1.json '{folder.name}' -m" in next_steps_after_init(path)
+    Path("data/zoo", folder.name).mkdir(parents=True)  # another folder, which the command would find first
+    assert f"groundhog browse data/zoo zoo_od_v1.json '{folder.absolute()}' -m" in next_steps_after_init(path)
+
+
 @pytest.mark.parametrize("given", ["yolo", "yolo/labels"])
 def test_images_without_a_yolo_file_are_not_yet_labelled(folder: Path, given: str) -> None:
     (folder.parent / "yolo/labels").mkdir(parents=True)

@@ -152,6 +152,20 @@ def test_graphs_answer_as_the_model_does(model: GroundingModel) -> None:
     assert replayed.ground.usable
 
 
+def test_full_memory_costs_the_recordings_and_not_the_answer() -> None:
+    replayed = ReplayedFunction(lambda x: full(x) if replayed.recordings else x + 1)
+
+    def full(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    replayed.recordings["a size"] = None
+    assert replayed(torch.ones(2)).tolist() == [2, 2]
+    assert not replayed.usable
+    assert not replayed.recordings
+    with pytest.raises(torch.OutOfMemoryError):
+        ReplayedFunction(full)(torch.ones(2))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import zipfile
 from pathlib import Path
@@ -12,8 +13,21 @@ from PIL import Image
 from flows import bootstrap_od, bootstrap_vg
 from flows.cli.arguments import names
 from flows.cli.command import main
-from flows.labelling.bootstrap import read_captions
-from formats import Instance, Omissions, Record, read_coco, read_cvat, read_labelstudio, read_odvg, read_voc, write_odvg
+from flows.labelling.captions import read_captions
+from formats import (
+    Instance,
+    Omissions,
+    Record,
+    read_coco,
+    read_cvat,
+    read_fiftyone,
+    read_huggingface,
+    read_labelstudio,
+    read_odvg,
+    read_voc,
+    read_yolo,
+    write_odvg,
+)
 from formats.convert import Selection, convert
 from formats.io.errors import InputError
 from formats.label_map import join_same_names, name_problems
@@ -229,3 +243,156 @@ def test_captions_of_a_folder_with_metadata_and_of_windows_are_read(tmp_path: Pa
     (tmp_path / "one.json").write_text('{"file_name": "a.jpg"}')
     with pytest.raises(InputError, match="no filename and caption"):
         list(read_captions(tmp_path / "one.json", tmp_path))
+
+
+# Brothers of the above, one of a kind each
+
+
+def coco_file(path: Path, name: str = "a.jpg", **changes: object) -> Path:
+    content = {
+        "images": [{"id": 1, "file_name": name, "width": 64, "height": 48}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 10]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    path.write_text(json.dumps(content | changes))
+    return path
+
+
+def test_a_list_that_coco_gives_twice_is_not_read_as_its_second(tmp_path: Path) -> None:
+    path = coco_file(tmp_path / "c.json")
+    path.write_text(path.read_text()[:-1] + ', "annotations": []}')
+    with pytest.raises(InputError, match=r"'annotations' is listed twice"):
+        list(read_coco(path))
+
+
+def test_a_category_without_a_name_is_not_converted_to_a_map_that_nobody_reads(tmp_path: Path) -> None:
+    path = coco_file(tmp_path / "c.json", categories=[{"id": 1, "name": " "}])
+    with pytest.raises(InputError, match="the category of label 0 has no name"):
+        convert("coco", "odvg", path, tmp_path / "x_od.json")
+    assert not (tmp_path / "x_od.json").exists()
+
+
+def test_a_size_in_parts_of_pixels_is_none(tmp_path: Path) -> None:
+    path = coco_file(tmp_path / "c.json", images=[{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48.5}])
+    with pytest.raises(InputError, match="is not a size"):
+        list(read_coco(path))
+
+
+def test_coco_finds_encoded_names_and_counts_those_that_are_not_there(tmp_path: Path, caplog) -> None:
+    image(tmp_path / "images" / "my photos" / "é #1.jpg")
+    encoded = "my%20photos/%C3%A9%20%231.jpg"
+    images = [{"id": number, "file_name": name, "width": 64, "height": 48} for number, name in ((1, encoded), (2, "b"))]
+    path = coco_file(tmp_path / "c.json", images=images)
+    first, second = read_coco(path, image_dir=tmp_path / "images")
+    assert (first.filename, second.filename) == ("my photos/é #1.jpg", "b")
+    assert "1 image is not in" in caplog.text
+    with pytest.raises(InputError, match="nothing: does not exist; expected a folder of images"):
+        list(read_coco(path, image_dir=tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/home/u/a.jpg", "C:/a.jpg", "https://h/a.jpg"])
+def test_names_that_no_stage_finds_are_counted(tmp_path: Path, name: str) -> None:
+    said = convert("coco", "odvg", coco_file(tmp_path / "c.json", name), tmp_path / "x_od.json")
+    assert "1 file name is not inside an image folder" in said
+    assert "not inside" not in convert("coco", "odvg", coco_file(tmp_path / "d.json", "a..b/c"), tmp_path / "y_od.json")
+
+
+def test_boxes_in_fractions_are_named(tmp_path: Path) -> None:
+    annotations = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.2, 0.3, 0.4]}]
+    said = convert("coco", "odvg", coco_file(tmp_path / "c.json", annotations=annotations), tmp_path / "x_od.json")
+    assert "are these fractions?" in said
+    annotations.append({"id": 2, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40]})
+    said = convert("coco", "odvg", coco_file(tmp_path / "d.json", annotations=annotations), tmp_path / "y_od.json")
+    assert "are these fractions?" not in said
+
+
+def test_voc_reads_either_case_of_xml_and_counts_what_it_does_not_know(tmp_path: Path) -> None:
+    twice = f"<object><name>cat</name>{BOX}{BOX}<difficult>false</difficult></object>"
+    voc(tmp_path / "a.xml", "a.jpg", twice)
+    voc(tmp_path / "B.XML", "b.jpg", f"<objects>{CAT}</objects>{CAT.replace('object', 'Object')}")
+    voc(tmp_path / "c.xml", "c.jpg", CAT.replace("<name>", "<difficult>True</difficult><name>"))
+    (tmp_path / "folder.xml").mkdir()
+    omissions = Omissions()
+    records = {record.filename: record for record in read_voc(tmp_path, omissions=omissions)}
+    assert set(records) == {"a.jpg", "b.jpg", "c.jpg"}
+    assert [[box.ignore for box in records[name].instances or ()] for name in ("a.jpg", "b.jpg", "c.jpg")] == [
+        [False],
+        [],
+        [True],
+    ]
+    assert +omissions == {"more <bndbox> of one object": 1, "<objects> of images": 1, "<Object> of images": 1}
+
+
+def test_an_encoded_voc_filename_is_decoded_where_the_image_is_there(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a b.jpg")
+    voc(tmp_path / "Annotations" / "z.xml", "a%20b.jpg")
+    assert [record.filename for record in read_voc(tmp_path / "Annotations")] == ["a b.jpg"]
+
+
+def labelstudio(path: Path, *results: object, address: str = "a.jpg") -> Path:
+    tasks = [{"data": {"image": address}, "annotations": [{"result": result}]} for result in results]
+    path.write_text(json.dumps(tasks))
+    return path
+
+
+def result(kind: str, **value: object) -> dict:
+    return {"id": "r", "type": kind, "original_width": 100.0, "original_height": 50, "value": value}
+
+
+def test_labelstudio_reads_the_boxes_of_outlines_and_of_labels_apart(tmp_path: Path) -> None:
+    sides = {"x": 10, "y": 20, "width": 30, "height": 40}
+    split = [result("rectangle", **sides), result("labels", **sides, labels=["cat"])]
+    polygon = [result("polygonlabels", points=[[10, 20], [40, 20], [20, 60]], polygonlabels=["cat"])]
+    ellipse = [result("ellipselabels", x=25, y=40, radiusX=15, radiusY=20, ellipselabels=["cat"])]
+    omissions = Omissions()
+    path = labelstudio(tmp_path / "l.json", split, polygon, ellipse, None)
+    boxes = [box.box for record in read_labelstudio(path, omissions=omissions) for box in record.instances or ()]
+    assert boxes == [pytest.approx((10, 10, 40, 30))] * 3
+    assert +omissions == {
+        "polygons, of which the box is read": 1,
+        "ellipses, of which the box is read": 1,
+        "tasks without an image size, left out; the image folder would say it": 1,
+    }
+
+
+def test_labelstudio_decodes_the_address_of_a_file_in_a_bucket(tmp_path: Path) -> None:
+    address = "/tasks/1/resolve/?fileuri=" + base64.b64encode(b"s3://bucket/x/a.jpg").decode()
+    box = result("rectanglelabels", x=1, y=1, width=5, height=5, rectanglelabels=["cat"])
+    path = labelstudio(tmp_path / "l.json", [box], address=address)
+    assert [record.filename for record in read_labelstudio(path)] == ["x/a.jpg"]
+
+
+def fiftyone(folder: Path, box: list[float]) -> Path:
+    detection = {"label": "cat", "bounding_box": box}
+    (folder / "labels.json").write_text(json.dumps({"classes": ["cat"], "labels": {"a": [detection]}}))
+    return folder
+
+
+def test_fiftyone_refuses_pixels_and_a_stem_of_two_images(tmp_path: Path) -> None:
+    image(tmp_path / "data" / "a.jpg")
+    with pytest.raises(InputError, match="are pixels, not fractions of the image"):
+        list(read_fiftyone(fiftyone(tmp_path, [10, 10, 30, 30])))
+    list(read_fiftyone(fiftyone(tmp_path, [-0.1, 0, 1.2, 1])))
+    image(tmp_path / "data" / "a.png")
+    with pytest.raises(InputError, match=r"'a': may be a\.jpg or a\.png"):
+        list(read_fiftyone(tmp_path))
+
+
+def test_names_of_a_data_card_are_text_and_its_depth_is_bounded(tmp_path: Path) -> None:
+    line = {"file_name": "a.jpg", "width": 64, "height": 48, "objects": {"bbox": [[1, 2, 3, 4]], "category": [0]}}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line))
+    card = tmp_path / "README.md"
+    names = "class_label: {names: {'0': no}}"
+    card.write_text(f"---\ndataset_info:\n  features:\n  - name: objects\n    {names}\n---\n")
+    assert [box.category for record in read_huggingface(tmp_path) for box in record.instances or ()] == ["no"]
+    card.write_text("---\na: " + "[" * 100_000 + "\n---\n")  # the C library would end the interpreter
+    with pytest.raises(InputError, match="its header is not YAML"):
+        list(read_huggingface(tmp_path))
+
+
+def test_accents_of_a_mac_are_the_same_accents_to_yolo(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "caf\u00e9.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "cafe\u0301.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (record,) = read_yolo(tmp_path / "labels", tmp_path / "images", ["cat"])
+    assert len(record.instances or ()) == 1

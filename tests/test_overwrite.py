@@ -279,3 +279,37 @@ def test_quotation_marks_around_a_name_are_no_part_of_it(text: str, listed: list
 def test_a_quotation_mark_that_nothing_closes_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"quotation mark|empty"):
         names(text)
+
+
+def test_a_checkpoint_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = tmp_path / "model.safetensors"
+    assert main(["weights", "glyph-tiny", str(trained)]) == 0
+    before = trained.read_bytes()
+    for command in (["glyph-tiny", str(trained)], ["interpolate", "glyph-tiny", str(trained), str(trained)]):
+        capsys.readouterr()
+        assert main(["weights", *command, "--half"]) == 2
+        assert "model.safetensors: already exists; expected another name, or --overwrite" in capsys.readouterr().err
+        assert trained.read_bytes() == before
+        assert main(["weights", *command, "--half", "--overwrite"]) == 0
+        assert len(trained.read_bytes()) < len(before)
+        trained.write_bytes(before)
+
+
+def test_a_plot_replaces_a_plot_and_no_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(tmp_path / "images", 1)
+    labels, plot = tmp_path / "x_od.json", tmp_path / "plot.png"
+    labels.write_text(LABELLED)
+    for _ in range(2):
+        assert main(["stats", str(labels), "--out", str(plot)]) == 0
+    photo = next((tmp_path / "images").iterdir())
+    before = photo.read_bytes()
+    assert main(["stats", str(labels), "--out", str(photo)]) == 2
+    assert "exists and is not a plot" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize("seed", ["-5", "nan", "1e3", "9" * 30, "٣"])
+def test_a_seed_is_a_whole_number_from_0(tmp_path: Path, seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["glyphs", str(tmp_path / "g"), "--count", "1", "--seed", seed])
+    assert "expected a whole number from 0" in capsys.readouterr().err

@@ -13,7 +13,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flows.labelling import infer as inference
 from flows.labelling import plan as planning
@@ -31,6 +33,7 @@ from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.io.locks import lock
 from formats.io.storage import as_path
+from grounding_model.detector import load_detector
 from grounding_model.inputs.prompt import Prompt
 from tests.forked import fork, is_running
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
@@ -125,7 +128,9 @@ def test_overwriting_takes_the_other_plans_candidates_away(folder: Path) -> None
     settings = {"label_map": folder / "x_label_map.json", "shard_size": 4, "overwrite": True}
     arguments = (folder / "x_od.json", folder / "images", folder / "weights.safetensors", folder / "work")
     assert missing_shards(plan(*arguments, **settings)) == []
-    assert missing_shards(plan(*arguments, **settings, score_floor=0.2)) == [0, 1, 2]
+    other = plan(*arguments, **settings, score_floor=0.2)
+    assert missing_shards(other) == [0, 1, 2]
+    assert list((folder / "work" / "candidates").iterdir()) == []
 
 
 def test_complete_shards_are_not_labelled_again(folder: Path) -> None:
@@ -136,6 +141,22 @@ def test_complete_shards_are_not_labelled_again(folder: Path) -> None:
     infer(manifest, detector, progress=False)
     assert detector.seen == 6
     assert missing_shards(manifest) == []
+
+
+def test_candidates_do_not_depend_on_the_images_of_the_same_batch(tmp_path: Path) -> None:
+    """Padded to the largest of its batch, an image would get other boxes than by itself."""
+    for name in make_images(tmp_path / "images", 4):
+        size = (48 + 16 * int(name[-5]), 64)
+        Image.open(tmp_path / "images" / name).resize(size).save(tmp_path / "images" / name)
+    made = bootstrap_od(tmp_path / "images", ["red cat", "blue cat"], tmp_path / "x_od.json")
+    detector, found = load_detector(device="cpu"), []
+    for batch_size in (1, 5):
+        manifest = plan(made, work_dir=tmp_path / f"work-{batch_size}", scale=(64, 96), score_floor=0.01)
+        shard = label_shard(manifest, 0, detector, batch_size=batch_size)
+        found.append(read_candidates(shard))
+    assert len(found[0].score) > 5
+    np.testing.assert_allclose(found[0].box, found[1].box, atol=0.01)
+    np.testing.assert_allclose(found[0].score, found[1].score, atol=1e-4)
 
 
 def test_a_broken_shard_is_missing(folder: Path) -> None:

@@ -160,6 +160,24 @@ def test_fused_boxes_are_the_weighted_mean_and_absent_views_count_as_nothing() -
     assert [len(part) for part in fuse_views([boxes_of(), boxes_of()], 0.5).boxes] == [0, 0, 0]
 
 
+def test_a_view_gives_each_object_one_box_at_most() -> None:
+    """Two boxes of one view are two objects to it, though each overlaps the same box of another view."""
+    first = boxes_of((0, (0, 0, 20, 10), 0.9))
+    second = boxes_of((0, (0, 0, 14, 10), 0.8), (0, (8, 0, 20, 10), 0.7))  # IoU 0.7 and 0.6 with it, 0.3 with another
+    fused = fuse_views([first, second], 0.4)
+    assert sorted(fused.share.tolist()) == [0.5, 1.0]
+    assert sorted(fused.boxes.score.tolist()) == pytest.approx([0.35, 0.85])
+
+
+def test_a_bound_that_is_just_reached_lets_a_box_stay() -> None:
+    halves = [Candidate(0, (0, 0, 10, 10), 0.9), Candidate(0, (0, 0, 10, 5), 0.8)]  # IoU 0.5
+    assert len(apply_policy(halves, NAMES, Policy(nms_iou=0.5), Reasons())) == 2
+    assert len(apply_policy(halves, NAMES, Policy(nms_iou=0.49), Reasons())) == 1
+    one_of_two = [[Candidate(0, (0, 0, 10, 10), 0.9)], []]
+    assert len(merge_views(one_of_two, NAMES, Policy(consensus=Consensus(least_share=0.5)), Reasons())) == 1
+    assert len(merge_views(one_of_two, NAMES, Policy(consensus=Consensus(least_share=0.51)), Reasons())) == 0
+
+
 def test_the_order_of_views_does_not_matter() -> None:
     views_of_image = [
         boxes_of(*sorted(((c.region, c.box, c.score) for c in random_candidates(s)), key=lambda r: -r[2]))

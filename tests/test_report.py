@@ -15,7 +15,8 @@ from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
 from flows.labelling.plan import plan
 from flows.policies.policy import Policy
-from flows.self_training.gate import Verdict, label_drift
+from flows.self_training.drift import label_drift
+from flows.self_training.gate import Verdict
 from flows.self_training.report import ImageComparison, comparison_sheet, read_rounds, write_run_report
 from flows.self_training.state import LoopState, RoundResult, read_loop_state, write_loop_state
 from formats.dataset_names import labels_path
@@ -61,6 +62,7 @@ def run_dir(tmp_path: Path) -> Path:
         infer(manifest, FakeDetector(), progress=False)
         filter_candidates(manifest, Policy(score_threshold=0.5 + 0.2 * (number - 1)), labels_path(source, number))
     (run / "round-1" / "evaluation.json").write_text(json.dumps({"metrics": {"ap": 0.4321, "ap50": 0.6}, "asked": {}}))
+    (run / "round-2" / "evaluation.json").write_text(json.dumps({"metrics": {"ap": 0.41, "ap50": 0.5}, "asked": {}}))
     (run / "round-1" / "evaluation-source.json").write_text(json.dumps({"metrics": {"ap": 0.7, "ap50": 0.9}}))
     rounds = []
     for number in (1, 2):
@@ -88,8 +90,15 @@ def test_the_report_tells_the_whole_run(run_dir: Path) -> None:
         "Quarantined",
     ):
         assert heading in page.headings
-    for text in ("0.432", "what it knew", "image-002.png", "dropped: score", "policy: score_threshold"):
+    for text in ("0.432", "what it knew", "image-002.png", "dropped: score", "policy: score threshold"):
         assert text in page.text
+
+
+def test_a_single_score_is_not_plotted(run_dir: Path) -> None:
+    (run_dir / "round-2" / "evaluation.json").unlink()
+    page = Page(write_run_report(run_dir).read_text())
+    assert "Held-out scores" not in page.headings
+    assert "0.432" in page.text
 
 
 def test_nothing_in_it_comes_from_elsewhere_and_names_are_no_markup(run_dir: Path) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from flows.cli.command import main
-from flows.labelling.image_names import ImageNames
-from flows.labelling.review_import import ImportOptions, import_reviews
+from flows.reviews.image_names import ImageNames
+from flows.reviews.review_import import ImportOptions, import_reviews
 from formats import (
     WRITERS,
     InputError,
@@ -186,7 +186,7 @@ def test_a_submission_without_boxes_says_that_an_unlabelled_image_has_none(tmp_p
 def test_turned_boxes_of_cvat_are_refused(tmp_path, labels):
     export = exported(tmp_path, "cvat", RECORDS)
     export.write_text(export.read_text().replace('occluded="0"', 'occluded="0" rotation="10.5"', 1))
-    with pytest.raises(InputError, match=r"a\.jpg: contains rotated boxes and ellipses \(1\)"):
+    with pytest.raises(InputError, match=r"a\.jpg: contains rotated boxes \(1\)"):
         import_reviews(labels, export, "cvat")
 
 
@@ -219,10 +219,21 @@ def test_shapes_that_are_no_upright_boxes_are_refused(tmp_path, labels, entry):
         ("upload/3/1a2b3c4d-b_c.jpg", "sub/b c.jpg"),
         ("1a2b3c4d-b%20c.jpg", "sub/b c.jpg"),
         ("images/879e8ec3__b_c.jpg", "sub/b c.jpg"),
+        ("train/b-c_jpg.rf.3f2a9c0d1e4b5a69788796a5b4c3d2e1.jpg", "sub/b c.jpg"),
+        ("a_jpg.rf.Q9zT0.jpg", "a.jpg"),
+        ("A.JPG", "a.jpg"),
+        ("https://bucket.example/x%20y/sub/b%20c.jpg?X-Signature=ab/cd#t", "sub/b c.jpg"),
     ],
 )
 def test_images_are_found_by_path_then_by_base_name(name, filename):
     assert ImageNames(["a.jpg", "sub/b c.jpg"], "x", [name]).find(name, "").filename == filename
+
+
+def test_names_that_differ_only_in_what_programs_change_are_not_mistaken_for_one_another():
+    images = ["a-b.jpg", "a_b.jpg", "A_b.jpg"]
+    assert [ImageNames(images, "x", images).find(name, "").filename for name in images] == images
+    with pytest.raises(InputError, match="its base name is that of 3 images"):
+        ImageNames(images, "x", ["a b.jpg"]).find("a b.jpg", "")
 
 
 def test_two_images_of_one_base_name_need_their_folders():

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from flows.cli.command import main
+from flows.policies import TargetPrecision
 from flows.self_training.config import SelfTrainConfig
-from flows.self_training.gate import Drift, Evaluation, Gate, count_ratio, drifted, judge_round, label_drift
+from flows.self_training.drift import Drift, label_drift
+from flows.self_training.gate import Evaluation, Gate, Verdict, count_ratio, drifted, judge_round
 from flows.self_training.lineage import lineage
 from flows.self_training.loop import self_train
+from flows.self_training.messages import status
 from flows.self_training.stages import Stages
-from flows.self_training.state import approve_round, read_loop_state, status
+from flows.self_training.state import RoundResult, approve_round, best_round, read_loop_state
 from formats.io.errors import InputError
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record
@@ -73,6 +76,14 @@ def test_a_gate_that_is_off_stops_nothing_and_the_best_round_is_told(config: Sel
     result = self_train(off, stages=Measured([0.5, 0.2, 0.1]).stages())
     assert (result.state, len(result.rounds), result.best.round) == ("finished", 3, 1)
     assert result.rounds[1].verdict.reasons
+
+
+def test_of_rounds_that_score_alike_the_first_is_the_best() -> None:
+    def scored(number: int, score: float) -> RoundResult:
+        metrics = {"headline": "ap", "ap": score}
+        return RoundResult(number, Path("x_od.json"), "weights", score, {}, metrics, Verdict(passed=True))
+
+    assert best_round([scored(1, 0.4), scored(2, 0.6), scored(3, 0.6)]).round == 2
 
 
 def test_a_person_may_let_a_round_pass_that_the_gate_stopped(config: SelfTrainConfig) -> None:  # noqa: F811
@@ -227,6 +238,16 @@ def test_an_approval_is_of_its_policy(config: SelfTrainConfig) -> None:  # noqa:
     approve_round(config.train.work_dir)
     other = replace(reviewing(config), policy=replace(config.policy, score_threshold=0.7))
     assert self_train(other, stages=Recorder().stages()).state == "waiting"
+
+
+def test_a_policy_that_names_a_file_of_corrections_is_approved_too(config: SelfTrainConfig, tmp_path: Path) -> None:  # noqa: F811
+    corrected = replace(labelled(name="image-000.png"), height=30, width=40)
+    write_odvg(tmp_path / "corrected.json", [corrected])
+    adaptive = TargetPrecision(reviewed=tmp_path / "corrected.json")
+    asking = replace(reviewing(config), policy=replace(config.policy, adaptive=adaptive))
+    assert self_train(asking, stages=Recorder().stages()).state == "waiting"
+    approve_round(config.train.work_dir)
+    assert self_train(asking, stages=Recorder().stages()).state == "finished"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,12 +20,14 @@ from flows.labelling.settings import (
     Execution,
     LabellingSettings,
     View,
-    setting,
     settings_part,
     settings_payload,
 )
+from flows.policies import Policy
 from flows.self_training.config import Labelling
+from flows.self_training.review import approve, is_approved
 from formats.io.errors import InputError
+from formats.io.settings import setting
 from tests.pipeline_cases import make_images
 
 ROOT = Path(__file__).parent.parent
@@ -92,9 +96,20 @@ def test_settings_have_no_default_anywhere_else() -> None:
         "flows/detection/options.py: batch_size = 1",  # with its own reason
         "flows/labelling/bootstrap.py: overwrite = False",  # of label files; the setting is of plans
         "flows/labelling/filter.py: overwrite = False",
-        "flows/labelling/review_import.py: overwrite = False",  # of corrections
         "flows/orchestration/deployments.py: overwrite = False",
+        "flows/reviews/review_import.py: overwrite = False",  # of corrections
     ]
+
+
+def test_help_reads_its_defaults_from_where_they_are_declared() -> None:
+    """A number in a help text would stay behind when the setting changes."""
+    written_by_hand = [
+        f"{path.name}: {node.value}"
+        for path in sorted((ROOT / "flows" / "cli").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and re.search(r"\(default:? [0-9]", str(node.value))
+    ]
+    assert written_by_hand == []
 
 
 def _literal_defaults(tree: ast.AST):
@@ -114,6 +129,19 @@ def _literal_defaults(tree: ast.AST):
             for argument, default in pairs:
                 if isinstance(default, ast.Constant):
                     yield argument.arg, default.value
+
+
+def test_a_policy_setting_that_came_later_takes_no_approval_away(tmp_path: Path) -> None:
+    """A loop that waits when Groundhog is updated goes on with what a person approved."""
+
+    @dataclass(frozen=True)
+    class Later(Policy):
+        max_aspect: float | None = setting(None, "…", added_later=True)
+
+    manifest = SimpleNamespace(key="a key", work_dir=tmp_path)
+    approve(manifest, settings_payload(Policy()))
+    assert is_approved(manifest, settings_payload(Later()))
+    assert not is_approved(manifest, settings_payload(Later(max_aspect=3.0)))
 
 
 def test_a_setting_that_came_later_is_recorded_where_it_is_used() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from flows import bootstrap_od
 from flows.cli.command import main
 from flows.training.torchrun import train_in_processes
 from formats.dataset_names import metadata_path
@@ -24,12 +25,14 @@ from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.class_samples import classes_of_labels
 from grounding_model.data.sampler import Draw
 from grounding_model.data.sources import OdvgData, open_for_training
+from grounding_model.glyphs import write_scenes
 from grounding_model.students.build import start_student
 from grounding_model.students.config import STUDENTS, FromStudent
 from grounding_model.students.detector import StudentDetector
-from grounding_model.students.export import OnnxDetector, OnnxSession, export_onnx, onnx_metadata
+from grounding_model.students.export import export_onnx, onnx_metadata
 from grounding_model.students.files import load_student, save_student
 from grounding_model.students.network import Student, zero_duplicates
+from grounding_model.students.onnx_detector import OnnxDetector, OnnxSession
 from grounding_model.training import memory
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.loop import run_training
@@ -317,6 +320,50 @@ def test_every_family_is_exported_with_equal_answers(name: str, tmp_path: Path) 
 def test_onnx_runtime_gives_equal_answers(student: Student, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     check_onnx(student, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_is_a_detector_like_others(
+    student: Student, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "student.onnx"
+    export_onnx(path, student, {"teacher_licence": "Apache-2.0"})
+    write_scenes(tmp_path, "source", count=3, seed=0, labelled=False)
+    images = sorted((tmp_path / "images").iterdir())
+    theirs, ours = (load_detector(weights).predict(images, score_threshold=0.0) for weights in (path, folder))
+    for one, other in zip(theirs, ours, strict=True):
+        assert (one.filename, one.height, one.width) == (other.filename, other.height, other.width)
+        scores = [[each.score for each in record.instances or ()] for record in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    with pytest.raises(InputError, match="'zebra': is not one of this detector's fixed classes"):
+        load_detector(path).predict(images[0], ["zebra"])
+    with pytest.raises(InputError, match="scale: an ONNX file resizes images itself"):
+        load_detector(path).predict(images[0], scale=(64, 64))
+    assert main(["weights", "inspect", str(path)]) == 0
+    assert main(["detect", str(images[0]), "--weights", str(path), "--out-dir", str(tmp_path / "out")]) == 0
+    made = bootstrap_od(tmp_path / "images", list(NAMES[:1]), tmp_path / "x_od.json")
+    assert (
+        main(["infer", str(made.annotations), str(tmp_path / "images"), str(tmp_path / "w"), "--weights", str(path)])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert f"classes: {', '.join(NAMES)}" in printed
+    assert "teacher licence: Apache-2.0" in printed
+    assert main(["weights", str(path), str(tmp_path / "out.safetensors")]) == 2
+    assert "is an ONNX file, which can detect, but not be trained or converted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x0a"])
+def test_a_broken_onnx_file_is_refused_in_one_line(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "x.onnx").write_bytes(content)
+    assert main(["weights", "inspect", str(tmp_path / "x.onnx")]) == 2
+    message = capsys.readouterr().err
+    assert "x.onnx: cannot be loaded by ONNX Runtime" in message
+    assert message.count("\n") == 1
 
 
 def check_onnx(student: Student, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ from formats import (
     write_whole_folder,
     write_yolo,
 )
+from formats.convert import convert
+from formats.label_map import write_label_map
 from formats.voc import read_voc_categories
 
 CATEGORIES = ("cat", "dog")
@@ -60,6 +63,22 @@ def test_voc_comes_back(tmp_path):
     assert write_voc(tmp_path / "voc", PLAIN, CATEGORIES) == {}
     assert list(read_voc(tmp_path / "voc", CATEGORIES)) == PLAIN
     assert list(read_voc(tmp_path / "voc/Annotations")) == PLAIN  # the names of labelmap.txt
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("odvg", "coco-results")])
+def test_boxes_that_are_converted_there_and_back_are_the_same(tmp_path, images, name):
+    """Of every format that is written, also one that is added tomorrow."""
+    write_odvg(tmp_path / "a_od.json", PLAIN)
+    write_label_map(tmp_path / "a_label_map.json", dict(enumerate(CATEGORIES)))
+    target, more = tmp_path / "there", {"image_dir": images, "categories": CATEGORIES}
+
+    def taken_by(function):
+        return {each: value for each, value in more.items() if each in signature(function).parameters}
+
+    convert("odvg", name, tmp_path / "a_od.json", target, **taken_by(WRITERS[name]))
+    target = target / "labels" if name == "yolo" else target  # its reader takes the folder of the text files
+    convert(name, "odvg", target, tmp_path / "b_od.json", **taken_by(READERS[name]))
+    assert list(read_odvg(tmp_path / "b_od.json")) == PLAIN
 
 
 def test_voc_lies_as_the_devkit_does_and_declares_its_names(tmp_path):

@@ -120,6 +120,7 @@ class ReviewApp:
             "orders": views.orders(),
             "query": views.first.__dict__,
             "other": None if views.other is None else views.other.path.name,
+            "truth": views.other is not None and views.other.is_known_truth,
             "candidates": self.candidates is not None,
             "counts": self.counts is not None,
             "similar": views.likeness is not None,

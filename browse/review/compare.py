@@ -15,21 +15,30 @@ from browse.review.line_facts import hash_of
 from browse.review.page_json import box_words, boxes_to_page
 from formats.boxes import best_pairs, pairwise_iou
 from formats.io.errors import InputError
+from formats.odvg_lines import is_quarantined
 from formats.record import Record
 
 MATCHED = 0.5  # two boxes with at least this IoU show the same object, as for AP50
 MOVED = 0.9  # a matched box with a lower IoU counts as moved
+
+LOOKED_AT = 20  # lines of the other file that are read before anything is drawn
 
 CHANGES = ("gained", "lost", "moved", "relabelled")
 _SAME, _GAINED, _LOST, _MOVED, _RELABELLED = range(5)
 
 
 class OtherLabels:
-    """Another label file of the same images: an earlier round, or the ground truth."""
+    """Another label file about the same images: an earlier round, or the truth.
+
+    Raises InputError for a file that is none of labels, as its first lines show.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._index = LineIndex(LabelLines(path), None)
+        lines = LabelLines(path)
+        if not any(_is_line(lines, number) for number in range(min(len(lines), LOOKED_AT))):
+            raise InputError(path, "contains no labels", "expected an ODVG file about the same images")
+        self._index = LineIndex(lines, None)
         self._index.start()
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # hashes, and the line of each
 
@@ -40,6 +49,11 @@ class OtherLabels:
         Waits for the file to be read.
         """
         return bool(np.isnan(self._index.scores).all())
+
+    @property
+    def is_known_truth(self) -> bool:
+        """Whether that is known already: a long file is still being read when the page opens."""
+        return self._index.done.is_set() and self.is_truth
 
     def raw(self, hashes: np.ndarray) -> list[bytes | None]:
         """The raw lines of some images. hashes: (K,) int64, of their keys."""
@@ -65,6 +79,14 @@ class OtherLabels:
         if not len(known):
             return np.full(len(hashes), -1)
         return np.where((position >= 0) & (known[position] == hashes), lines[position], -1)
+
+
+def _is_line(lines: LabelLines, number: int) -> bool:
+    try:
+        lines.record(number)
+    except InputError:
+        return is_quarantined(lines.raw(number))
+    return True
 
 
 def compared(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from browse.review.index import ACCEPTED, EDITED
 from browse.review.likeness import like_first, neighbours_together
 from browse.review.page_json import phrase_of_words
-from browse.review.session import Review
-from browse.review.views import LineView, Views
+from browse.review.session import BoxRows, Review
+from browse.review.views import LineView, Views, fitting
 from formats.io.errors import InputError
 
 SORTS = ("low", "high", "doubt", "similar", "file")
@@ -47,35 +46,43 @@ def list_crops(views: Views, view: LineView, query: CropQuery) -> list[tuple[int
     if query.sort not in SORTS or (query.sort == "similar" and views.likeness is None):
         raise InputError("crops", f"no sort {query.sort!r}", f"expected one of {', '.join(SORTS)}")
     review, index = views.review, views.review.index
-    lines, scores = index.box_lines(), index.scores
-    shown = np.zeros(len(index.lines), bool)
-    shown[view.numbers if view.numbers is not None else slice(None)] = True
+    shown = ~index.broken
+    if view.numbers is not None:
+        shown[:] = False
+        shown[view.numbers] = True
     if query.words:
         shown &= index.matching(query.words)
-    changed = (index.state == EDITED) | (index.state == ACCEPTED)
-    fits = shown[lines] & ~changed[lines] & ~index.broken[lines]
-    if query.label >= 0:
-        fits &= index.labels == query.label
-    any_score = query.low <= 0 and query.high >= 1
-    if not any_score:
-        fits &= (scores >= query.low) & (scores <= query.high)
-    boxes = np.flatnonzero(fits)
-    rank = {"high": -scores, "doubt": views.doubt(), "file": np.zeros(len(scores))}.get(query.sort, scores)
-    boxes = boxes[np.argsort(rank[boxes], kind="stable")][:MOST_LISTED]
-    found = list(zip(lines[boxes].tolist(), (boxes - index.first[lines[boxes]]).tolist()))
-    found += _of_changed_lines(review, np.flatnonzero(shown & changed), query.label) if any_score else []
+    numbers, changed = review.changed_boxes()
+    shown_now, shown[numbers] = shown.copy(), False
+    limits = query.label, query.low, query.high
+    boxes = fitting(index.labels, index.scores, *limits)
+    boxes = boxes if shown.all() else boxes[shown[index.box_lines[boxes]]]
+    boxes = boxes[_first(_rank(views, boxes, index.labels[boxes], index.scores[boxes], query.sort))]
+    lines = index.box_lines[boxes]
+    rows = BoxRows(lines, boxes - index.first[lines], index.labels[boxes], index.scores[boxes])
+    now = fitting(changed.label, changed.score, *limits)
+    rows = rows.with_rows(changed.at(now[shown_now[changed.line[now]]]))
+    rows = rows.at(_first(_rank(views, rows.line, rows.label, rows.score, query.sort)))
+    found = list(zip(rows.line.tolist(), rows.place.tolist()))
     found = _with_words(review, found, query.words) if query.words else found
     return _alike(views, found, query.like) if query.sort == "similar" else found
 
 
-def _of_changed_lines(review: Review, numbers: np.ndarray, label: int) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
-    for number in numbers.tolist():
-        boxes = review.page(number)["boxes"]
-        found += [(number, index) for index, each in enumerate(boxes) if label < 0 or each["of"] == label]
-        if len(found) > MOST_LISTED:
-            break
-    return found
+def _rank(views: Views, place: np.ndarray, label: np.ndarray, score: np.ndarray, sort: str) -> np.ndarray:
+    """(B,) numbers, lowest first; NaN and infinite ones last. place: (B,), of each box in the file."""
+    if sort == "file":
+        return place
+    if sort == "doubt":
+        return views.doubt(label, score)
+    return -score if sort == "high" else score
+
+
+def _first(rank: np.ndarray) -> np.ndarray:
+    """Positions of the lowest ranks, in their order; equal ones as they come. All are sorted only if they are few."""
+    places = np.arange(len(rank))
+    if len(rank) > MOST_LISTED:
+        places = np.sort(np.argpartition(rank, MOST_LISTED)[:MOST_LISTED])
+    return places[np.argsort(rank[places], kind="stable")]
 
 
 def _with_words(review: Review, crops: Sequence[tuple[int, int]], words: str) -> list[tuple[int, int]]:

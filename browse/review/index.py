@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from formats.record import Record
 
 CHUNK = 2000  # lines that are read at a time
 SCAN_CHUNK = 1 << 24  # bytes
-SHORTEST_LINE = 20  # bytes; shorter lines may be blank
-CHECKED_LINES = 10_000  # files with at most this many lines are checked line by line when they are opened
+SHORTEST_LINE = 20  # bytes: whatever is shorter may be blank
+TEXT_BLOCK = 1 << 20  # bytes of names that are searched at once, small enough for a processor's cache
+RARE = 50  # of so many bytes one at most is a candidate: fewer are looked at one by one
+CHECKED_LINES = 10_000  # a file of at most so many is checked line by line when it is opened
 MAX_LISTED = 20  # lines listed as not reviewable; the rest are only counted
 
 UNTOUCHED, EDITED, ACCEPTED, SKIPPED = range(4)
@@ -127,7 +130,7 @@ class LineIndex:
     """
 
     def __init__(self, lines: LabelLines, categories: Mapping[int, str] | None) -> None:
-        """categories: lines with other labels are broken; None: every label is known."""
+        """Reads lines. categories: lines with other labels are broken; None: every label is known."""
         count = len(lines)
         self.lines = lines
         self.hashes = np.zeros(count, np.int64)
@@ -208,11 +211,8 @@ class LineIndex:
         wanted = words.casefold().encode("utf-8", "surrogateescape")
         found = np.zeros(len(self.lines), bool)
         ends = np.frombuffer(self._text_ends, np.int64)
-        text, at = bytes(self._text), 0
-        while (at := text.find(wanted, at)) >= 0:
-            number = int(np.searchsorted(ends, at, side="right")) - 1
-            found[number] = True
-            at = int(ends[number + 1])
+        for places in places_of(np.frombuffer(self._text, np.uint8), wanted):
+            found[np.searchsorted(ends, places, side="right") - 1] = True
         return found
 
     def has_captions(self) -> bool:
@@ -220,9 +220,16 @@ class LineIndex:
         numbers = np.flatnonzero(~self.broken)
         return bool(len(numbers)) and self.lines.record(int(numbers[0])).caption is not None
 
+    @cached_property
     def box_lines(self) -> np.ndarray:
-        """(B,) int64: the line of each box."""
-        return np.repeat(np.arange(len(self.lines)), np.diff(self.first))
+        """(B,) int32: the line of each box. Waits until all lines are known."""
+        self.done.wait()
+        return np.repeat(np.arange(len(self.lines), dtype=np.int32), np.diff(self.first))
+
+    @cached_property
+    def lowest(self) -> float:
+        """The lowest score of all boxes; 0 where none has one. Waits until all lines are known."""
+        return float(np.nanmin(self.scores)) if np.isfinite(self.scores).any() else 0.0
 
     def _read_all(self, reader: FactsReader | None = None) -> None:
         try:
@@ -294,3 +301,24 @@ class LineIndex:
             return
         position = np.minimum(np.searchsorted(hashes, self.hashes[start:stop]), len(hashes) - 1)
         self.state[start:stop] = np.where(hashes[position] == self.hashes[start:stop], states[position], UNTOUCHED)
+
+
+def places_of(text: np.ndarray, wanted: bytes) -> Iterator[np.ndarray]:
+    """Where some bytes begin in a text, (N,) uint8; ascending positions, a block of the text at a time.
+
+    A byte of the wanted ones that is rare in the text rules most places out; the others are then looked at only there.
+    """
+    common = np.bincount(text[:: max(1, len(text) >> 16)], minlength=256)
+    order = sorted(range(len(wanted)), key=lambda offset: common[wanted[offset]])
+    for start in range(0, len(text) - len(wanted) + 1, TEXT_BLOCK):
+        block = text[start : start + TEXT_BLOCK + len(wanted) - 1]
+        last = len(block) - len(wanted) + 1
+        left = list(order)
+        fits = np.ones(last, bool)
+        while left and np.count_nonzero(fits) * RARE > last:
+            offset = left.pop(0)
+            fits &= block[offset : offset + last] == wanted[offset]
+        places = np.flatnonzero(fits)
+        for offset in left:
+            places = places[block[places + offset] == wanted[offset]]
+        yield start + places

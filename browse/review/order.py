@@ -53,19 +53,27 @@ def uncertain_order(index: LineIndex, names: Mapping[int, str], thresholds: Thre
 
 def doubt_of_lines(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
     """(N,) float: distance of the score of the line's least certain box from its threshold; infinite without scores."""
-    distance = doubt_of_boxes(index, names, thresholds)
+    distance = doubt_of_boxes(index.labels, index.scores, names, thresholds, index.lowest)
     lines = np.full(len(index.lines), np.inf)
-    np.minimum.at(lines, index.box_lines(), distance)
+    with_boxes = np.diff(index.first) > 0
+    if len(distance):
+        lines[with_boxes] = np.minimum.reduceat(distance, index.first[:-1][with_boxes])
     return lines
 
 
-def doubt_of_boxes(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
-    """(B,) float: distance of each score from its threshold; infinite without a score."""
-    labels, scores = index.labels, index.scores
-    lowest = float(np.nanmin(scores)) if np.isfinite(scores).any() else 0.0
-    limit = np.full(len(labels), thresholds.of("", lowest))
-    for label, name in names.items():
-        limit[labels == label] = thresholds.of(name, lowest)
+def doubt_of_boxes(
+    labels: np.ndarray, scores: np.ndarray, names: Mapping[int, str], thresholds: Thresholds, lowest: float
+) -> np.ndarray:
+    """(B,) float: how far each score is from its threshold; infinite where there is none.
+
+    labels, scores: (B,). lowest: the lowest score of all labels.
+    """
+    limits = {label: thresholds.of_name[name] for label, name in sorted(names.items()) if name in thresholds.of_name}
+    limit: Any = thresholds.of("", lowest)
+    if limits:
+        known, values = np.array(list(limits)), np.array(list(limits.values()))
+        place = np.minimum(np.searchsorted(known, labels), len(known) - 1)
+        limit = np.where(known[place] == labels, values[place], limit)
     distance = np.abs(scores - limit)
     return np.where(np.isnan(distance), np.inf, distance)
 

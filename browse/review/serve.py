@@ -190,7 +190,7 @@ class ReviewServer:
 
     def __enter__(self) -> ReviewServer:
         self._exporter.start()
-        threading.Thread(target=self._views.compare_all, name="comparison", daemon=True).start()
+        threading.Thread(target=self._views.prepare, name="orders and comparison", daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -12,13 +12,15 @@ from __future__ import annotations
 import getpass
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from browse.review.index import ACCEPTED, EDITED, STATES, UNTOUCHED, LabelLines, LineIndex
+import numpy as np
+
+from browse.review.index import ACCEPTED, STATES, UNTOUCHED, LabelLines, LineIndex
 from browse.review.page_json import Phrase, boxes_to_page, phrases_of, record_from_page, with_scores
 from formats.dataset_names import label_map_beside, metadata_path, parse_annotation_name, reviewed_path
 from formats.io.errors import InputError
@@ -33,6 +35,23 @@ SAVED_STATES = ("untouched", "earlier", "edited", "accepted", "skipped")
 
 class StaleRevision(Exception):
     """A change to a line that has been changed elsewhere since it was read."""
+
+
+class BoxRows(NamedTuple):
+    """Boxes as arrays, (B,) each. place: in its line. label: -1 in a caption. score: NaN where there is none."""
+
+    line: np.ndarray
+    place: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+
+    def at(self, places: np.ndarray) -> BoxRows:
+        """Some of them."""
+        return BoxRows(*(column[places] for column in self))
+
+    def with_rows(self, others: BoxRows) -> BoxRows:
+        """These and others after them."""
+        return BoxRows(*map(np.concatenate, zip(self, others))) if len(others.line) else self
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,8 @@ class Review:
             known_names = read_label_map(self.label_map_path)
         self.lines = LabelLines(annotations)
         self._lock = threading.RLock()
+        self._boxes: dict[int, BoxRows] = {}  # of lines that a person has changed, as they are now
+        self._changed: tuple[np.ndarray, BoxRows] | None = None  # the same as one table
         self._journal = ReviewJournal(self.path, _rows_of_file)
         self._journal.sync()
         self.index = LineIndex(self.lines, known_names)
@@ -195,6 +216,8 @@ class Review:
             after = [self.page(change["number"]) for change in changes]
             for line, page in zip(lines, after):
                 self.index.set_state(journal_key(line.record), STATES.index(page["state"]))
+                self._boxes.pop(line.number, None)
+            self._changed = None
             return after
 
     def _planned(
@@ -259,6 +282,8 @@ class Review:
         with self._lock:
             if self._journal.sync():
                 self.index.set_states(self._states())
+                self._boxes.clear()
+                self._changed = None
 
     def _states(self) -> list[tuple[bytes, int]]:
         """The state of every line that has one."""
@@ -292,11 +317,39 @@ class Review:
             self.categories[label] = name
             return dict(self.categories)
 
-    def touched(self) -> Iterator[int]:
-        """The lines that are edited or accepted, as far as the file is read."""
-        for number in range(self.index.known):
-            if self.index.state[number] in (EDITED, ACCEPTED):
-                yield number
+    def changed_boxes(self) -> tuple[np.ndarray, BoxRows]:
+        """The lines that somebody has edited, accepted or skipped, ascending, and their boxes as they are now.
+
+        Each line is read once, until it is changed again. Waits until all lines are known.
+        """
+        self.index.done.wait()
+        for number in self._changed_lines().tolist():  # outside the lock: other requests are answered meanwhile
+            self._boxes_of(number)
+        with self._lock:
+            self._sync()
+            if self._changed is None:
+                numbers = self._changed_lines()
+                self._changed = numbers, _joined([self._boxes_of(number) for number in numbers.tolist()])
+            return self._changed
+
+    def _changed_lines(self) -> np.ndarray:
+        return np.flatnonzero((self.index.state != UNTOUCHED) & ~self.index.broken)
+
+    def _boxes_of(self, number: int) -> BoxRows:
+        with self._lock:
+            if number not in self._boxes:
+                page = self.page(number)
+                boxes = page["boxes"]
+                labels = [-1 if page["caption"] is not None else each["of"] for each in boxes]
+                scores = np.array([each["score"] for each in boxes], np.float32)  # None becomes NaN
+                lines = np.full(len(boxes), number, np.int32)
+                self._boxes[number] = BoxRows(lines, np.arange(len(boxes)), np.array(labels, np.int32), scores)
+            return self._boxes[number]
+
+
+def _joined(rows: Sequence[BoxRows]) -> BoxRows:
+    none = BoxRows(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    return BoxRows(*map(np.concatenate, zip(none, *rows)))
 
 
 def journal_key(record: Record) -> bytes:

@@ -117,6 +117,7 @@ class Views:
         self.listed: Listed = {}
         self._views: OrderedDict[str, LineView] = OrderedDict()
         self._ranked: tuple[np.ndarray, np.ndarray] | None = None
+        self._orders: dict[str, np.ndarray] = {}  # that no change of a line changes
         self.likeness = likeness
         self.lines_compared = 0  # with the other label file
         self._stopped = False
@@ -226,7 +227,7 @@ class Views:
         if query.listed and self._ranked is not None:
             keep &= self._ranked[1]
         order = self._order(query.order, keep)
-        numbers = order[keep[order]]
+        numbers = np.flatnonzero(keep) if order is None else order[keep[order]]
         return LineView(query, numbers, len(numbers))
 
     def _of_state(self, state: str) -> np.ndarray:
@@ -236,28 +237,34 @@ class Views:
         return np.ones(len(states), bool) if not state else states == STATES.index(state)
 
     def _with_box(self, query: Query) -> np.ndarray:
-        """(N,) bool: lines with a box of the label whose score lies between the limits."""
+        """(N,) bool: lines with a box of the label whose score lies between the limits, as the boxes are now."""
         index = self.review.index
-        labels, scores = index.labels, index.scores
-        fits = np.ones(len(labels), bool) if query.label < 0 else labels == query.label
-        if query.low > 0 or query.high < 1:
-            fits &= (scores >= query.low) & (scores <= query.high)
         keep = np.zeros(len(index.lines), bool)
-        keep[index.box_lines()[fits]] = True
+        keep[index.box_lines[fitting(index.labels, index.scores, query.label, query.low, query.high)]] = True
+        numbers, rows = self.review.changed_boxes()
+        keep[numbers] = False
+        keep[rows.line[fitting(rows.label, rows.score, query.label, query.low, query.high)]] = True
         return keep
 
-    def _order(self, order: str, keep: np.ndarray) -> np.ndarray:
-        """(N,) line numbers. keep: (N,) bool, the lines that are shown."""
-        index = self.review.index
+    def _order(self, order: str, keep: np.ndarray) -> np.ndarray | None:
+        """(N,) line numbers; None as they come. keep: (N,) bool, the lines that are shown."""
         if order == "diverse" and self.likeness is not None:
             return self.likeness.diverse_order(keep)
-        if order == "uncertain":
-            return uncertain_order(index, self.review.categories, self.thresholds)
-        if order == "boxes":
-            return np.argsort(-np.diff(index.first), kind="stable")
-        if order == "listed" and self._ranked is not None:
-            return self._ranked[0]
-        return np.arange(len(index.lines))
+        if order in ("uncertain", "boxes"):
+            return self._order_of_labels(order)
+        return self._ranked[0] if order == "listed" and self._ranked is not None else None
+
+    def _order_of_labels(self, order: str) -> np.ndarray:
+        """(N,) int32 line numbers, by what the label file says, which does not change: sorted once."""
+        index = self.review.index
+        with self._lock:
+            if order not in self._orders:
+                if order == "uncertain":
+                    numbers = uncertain_order(index, self.review.categories, self.thresholds)
+                else:
+                    numbers = np.argsort(-np.diff(index.first), kind="stable")
+                self._orders[order] = numbers.astype(np.int32)
+            return self._orders[order]
 
     def _changes(self) -> dict[str, np.ndarray]:
         """Change -> (N,) bool, lines with such a box. Raises InputError without another label file."""
@@ -275,10 +282,14 @@ class Views:
                 self._changed = found
             return self._changed
 
-    def compare_all(self) -> None:
-        """Compares all lines in advance, for the filter by change."""
+    def prepare(self) -> None:
+        """Does in advance what takes long for a long file, so that a filter finds it done."""
+        self.review.index.done.wait()
+        if self._stopped:
+            return
+        self._order_of_labels("uncertain")
+        self.review.changed_boxes()
         if self.other is not None:
-            self.review.index.done.wait()
             self._changes()
 
     def stop(self) -> None:
@@ -310,6 +321,14 @@ class Views:
         changes = compared(ours, [] if other is None else named_boxes(other))
         return {*changes["ours"], *changes["others"]} - {"same"}
 
-    def doubt(self) -> np.ndarray:
-        """(B,) float: distance of each box's score from its threshold."""
-        return doubt_of_boxes(self.review.index, self.review.categories, self.thresholds)
+    def doubt(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """(B,) float: how far each of some boxes' scores, (B,), is from its threshold."""
+        return doubt_of_boxes(labels, scores, self.review.categories, self.thresholds, self.review.index.lowest)
+
+
+def fitting(labels: np.ndarray, scores: np.ndarray, label: int, low: float, high: float) -> np.ndarray:
+    """Positions of the boxes with a label, -1 for any, and a score between limits; 0 and 1 are none."""
+    fits = np.ones(len(labels), bool) if label < 0 else labels == label
+    if low > 0 or high < 1:
+        fits &= (scores >= low) & (scores <= high)
+    return np.flatnonzero(fits)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-IOU = 0.5  # minimum IoU of a correct label with an object, as in PASCAL VOC
-REVIEWS = 60  # images in a sample; docs/auditing.md has the widths of intervals at this size
-PRECISION = 0.9  # precision for which a score threshold is searched
-HALF_WIDTH = 0.05  # half width of the interval for which the number of further reviews is estimated
+CONFIDENCE = 0.95  # of every interval, and of the threshold
+IOU = 0.5  # with an object, from which a label is right, as in PASCAL VOC
+SEED = 0
+REVIEWS = 60  # images in a sample; their intervals were measured (docs/auditing.md)
+PRECISION = 0.9  # to find a score threshold for
+HALF_WIDTH = 0.05  # of an interval, to estimate the reviews for

@@ -8,14 +8,16 @@ the coefficient that minimises the variance. This is prediction-powered inferenc
 coefficient arXiv 2311.01453) for a ratio. Sampling images in proportion to their expected number of errors is active
 testing (arXiv 2103.05331); flows.audit.sampling does it with strata, so that all probabilities are known.
 
-Interval: a binomial interval with the effective number of boxes (Korn and Graubard, Survey Methodology 24, 1998;
-Franco et al., Journal of Survey Statistics and Methodology 7, 2019), with limits between the exact ones of Clopper and
-Pearson and those of Jeffreys. The variance is the linearised variance between images, with the boxes of an image as one
-cluster. With few observed errors that estimate is unreliable, and with none it is zero; it is therefore mixed with the
-variance of a binomial share whose boxes are correlated within images: Kish's design effect, with the correlation
-estimated from pairs of reviewed boxes (Ridout et al., Biometrics 55, 1999) and shrunk towards a high value if few
-images show any. The mixed-in part is not random, so the variance has more degrees of freedom. The constants were chosen
-by simulation: benchmarks/audit_coverage.py, docs/auditing.md.
+Interval: that of a binomial share with the effective number of boxes (Korn and Graubard, Survey Methodology 24, 1998;
+Franco et al., Journal of Survey Statistics and Methodology 7, 2019), with limits between Clopper and Pearson's exact
+ones and Jeffreys's. The linearised variance between images takes the boxes of an image as one cluster. Where few errors
+were seen it says little, and nothing where none was; there the variance of a binomial share is mixed in, with boxes
+correlated inside images: Kish's design effect, with the correlation that pairs of reviewed boxes show (Ridout et al.,
+Biometrics 55, 1999), shrunk to a high one where few images show any. What is mixed in is not random, so the variance
+has more degrees of freedom. It has fewer where some images hold many more boxes than others, whose residuals make up
+most of it: as many as equal images that tell as much (the effective number of clusters: Carter, Schnepel and
+Steigerwald, Review of Economics and Statistics 99, 2017). The constants were chosen by simulation:
+benchmarks/audit_coverage.py, docs/auditing.md.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from flows.audit.defaults import CONFIDENCE
 
 CORRELATION = 0.7  # prior correlation of errors between boxes of an image; 1: all correct or all wrong
 PRIOR_IMAGES = 4.0  # weight of that prior, as a number of images with an error and other boxes
@@ -78,11 +81,13 @@ class Share(NamedTuple):
 class Moments(NamedTuple):
     """The statistics of a sample from which intervals are computed. Arrays over the leading axes.
 
-    value: the share. total: estimated boxes in all images. spread: (..., H) variance between the images of a stratum.
-    boxes, pairs: (..., H) mean number per image of boxes, and of ordered pairs of boxes, times the share of the
-    variance that the control variate leaves.
-    correlation: of correctness between boxes of an image, estimated from `witnesses` images. errors: (..., H) images
-    with an error, or with a hit if these are fewer. images: those with a box. degrees: maximum degrees of freedom.
+    value: the share. total: boxes in all images, estimated. spread: (..., H) variance between images of a stratum.
+    boxes, pairs: (..., H) mean over a stratum's images of boxes, and of ordered pairs of boxes of one image, both times
+    the share of the variance that the control leaves.
+    evenness: (..., H) effective number of images over that of all: 1 where each holds as many boxes.
+    correlation: of right and wrong between boxes of one image, as `witnesses` images show it.
+    errors: (..., H) images with an error; with a hit where these are fewer. images: that hold a box.
+    degrees: of freedom, at most.
     """
 
     value: np.ndarray
@@ -90,6 +95,7 @@ class Moments(NamedTuple):
     spread: np.ndarray
     boxes: np.ndarray
     pairs: np.ndarray
+    evenness: np.ndarray
     correlation: np.ndarray
     witnesses: np.ndarray
     errors: np.ndarray
@@ -102,7 +108,7 @@ def estimate_share(
     boxes: np.ndarray,
     strata: Strata,
     control: np.ndarray | None = None,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
 ) -> Share:
     """The share of hits among boxes, with its interval.
 
@@ -132,8 +138,8 @@ def moments_of(hits: np.ndarray, boxes: np.ndarray, strata: Strata, control: np.
     in_boxes, in_pairs = part * strata.per_stratum(boxes), part * strata.per_stratum(_pairs(boxes))
     errors = np.minimum(strata.per_stratum(boxes > hits), strata.per_stratum(hits > 0))
     degrees = np.maximum(1, images - (strata.per_stratum(boxes > 0) > 0).sum(-1) - (control is not None))
-    spread = spread / np.maximum(taken - 1, 1)
-    return Moments(value, total, spread, in_boxes, in_pairs, correlation, witnesses, errors, images, degrees)
+    spread, evenness = spread / np.maximum(taken - 1, 1), _evenness(boxes, _shrunk(correlation, witnesses), strata)
+    return Moments(value, total, spread, in_boxes, in_pairs, evenness, correlation, witnesses, errors, images, degrees)
 
 
 def _share_left(after: np.ndarray, before: np.ndarray, strata: Strata) -> np.ndarray:
@@ -165,6 +171,18 @@ def _correlation(
     return np.clip((alike - share) / (1 - share), 0.0, 1.0), ((rarer > 0) & (boxes > 1)).sum(-1)
 
 
+def _shrunk(correlation: np.ndarray, witnesses: np.ndarray) -> np.ndarray:
+    """(...,) the correlation, less what few images may show at random."""
+    return (PRIOR_IMAGES * CORRELATION + witnesses * correlation) / (PRIOR_IMAGES + witnesses)
+
+
+def _evenness(boxes: np.ndarray, correlation: np.ndarray, strata: Strata) -> np.ndarray:
+    """(..., H) from the variances that the images' residuals have by their numbers of boxes."""
+    variance = boxes + correlation[..., None] * _pairs(boxes)
+    square = strata.per_stratum(variance**2) * np.maximum(strata.taken, 1)
+    return np.where(square > 0, strata.per_stratum(variance) ** 2 / np.where(square > 0, square, 1.0), 1.0)
+
+
 def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.ndarray:
     """(..., n) the control times its coefficient, which minimises the variance within strata, shrunk towards 0.
 
@@ -184,17 +202,18 @@ def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.
 
 
 def stratified_interval(
-    moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = 0.95, growth: float = 1.0
+    moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = CONFIDENCE, growth: float = 1.0
 ) -> Share:
     """The share with its interval, if `taken` (H,) images of each stratum are reviewed.
 
     growth: ratio of that sample size to that of the moments; above 1, the result is the interval to expect from a
     larger sample.
     """
+    from scipy import special
+
     scale = sizes**2 * (1 - taken / sizes) / np.maximum(taken, 1)
     parts, square = scale * moments.spread, np.where(moments.total > 0, moments.total, 1.0) ** 2
-    weight = growth * moments.witnesses
-    correlation = (PRIOR_IMAGES * CORRELATION + weight * moments.correlation) / (PRIOR_IMAGES + weight)
+    correlation = _shrunk(moments.correlation, growth * moments.witnesses)
     assumed = (scale * (moments.boxes + correlation[..., None] * moments.pairs)).sum(-1) / square
     binomial = moments.value * (1 - moments.value)
     seen = np.where(binomial > 1e-9, parts.sum(-1) / square / np.where(binomial > 1e-9, binomial, 1.0), 0.0)
@@ -203,7 +222,7 @@ def stratified_interval(
     per_box = np.maximum(seen, trust * seen + (1 - trust) * assumed)
     random = trust * seen / np.maximum(per_box, 1e-12)  # the random part of the variance, which Satterthwaite squares
     degrees = _degrees(moments, parts, taken, growth) / np.maximum(random, MAX_DEGREES**-0.5) ** 2
-    quantile, student = stats.norm.ppf(0.5 + confidence / 2), stats.t.ppf(0.5 + confidence / 2, degrees)
+    quantile, student = special.ndtri(0.5 + confidence / 2), special.stdtrit(degrees, 0.5 + confidence / 2)
     effective = (quantile / student) ** 2 / np.maximum(per_box, 1e-12)
     low, high = binomial_interval(moments.value, effective, confidence)
     step = 0.5 / np.maximum(moments.total, 1.0)  # continuity correction, which matters when few images are left
@@ -216,11 +235,11 @@ def stratified_interval(
 
 
 def _degrees(moments: Moments, parts: np.ndarray, taken: np.ndarray, growth: float) -> np.ndarray:
-    """The degrees of freedom of the variance: Satterthwaite's (Biometrics Bulletin 2, 1946), limited to the number of
-    images with boxes minus that of their strata.
+    """Of freedom of the variance: Satterthwaite's (Biometrics Bulletin 2, 1946) of the strata's effective numbers of
+    images, and at most the images that hold boxes of the share less the strata that they are of.
     """
     at_most = growth * moments.degrees
-    squares = (parts**2 / np.maximum(taken - 1, 1)).sum(-1)
+    squares = (parts**2 / np.maximum(moments.evenness * taken - 1, 1)).sum(-1)
     satterthwaite = np.where(squares > 0, parts.sum(-1) ** 2 / np.where(squares > 0, squares, 1.0), at_most)
     return np.maximum(1.0, np.minimum(satterthwaite, at_most))
 
@@ -231,9 +250,11 @@ def binomial_interval(share: np.ndarray, count: np.ndarray, confidence: float) -
     The lower limit of Clopper and Pearson is a quantile of beta(hits, misses + 1), that of Jeffreys one of
     beta(hits + 1/2, misses + 1/2). This one is between them, and equals the former if there are hardly any hits.
     """
+    from scipy import special
+
     tail = (1 - confidence) / 2
     hits, misses = share * count, (1 - share) * count
     few_hits, few_misses = (np.maximum(each, 1e-9) + 0.5 * each / (each + 1) for each in (hits, misses))
-    low = np.where(hits > 1e-9, stats.beta.ppf(tail, few_hits, misses + 1.0), 0.0)
-    high = np.where(misses > 1e-9, stats.beta.ppf(1 - tail, hits + 1.0, few_misses), 1.0)
+    low = np.where(hits > 1e-9, special.betaincinv(few_hits, misses + 1.0, tail), 0.0)
+    high = np.where(misses > 1e-9, special.betaincinv(hits + 1.0, few_misses, 1 - tail), 1.0)
     return np.minimum(low, share), np.maximum(high, share)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import Manifest, read_lines
+from flows.labelling.manifest import Manifest, parse_line, read_lines
 from flows.labelling.shards import missing_shards
 from flows.policies.calibration import Calibration, calibrate, judge_boxes
 from formats.boxes import MATCH_IOU

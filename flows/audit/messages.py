@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flows.audit.report import CONFIDENCE, AuditReport, Estimate, Quality
+from flows.audit.defaults import CONFIDENCE
+from flows.audit.report import AuditReport, Estimate, Quality
 from formats.io.plurals import many
 
 MAX_LISTED = 10  # categories without estimates, and confusions
@@ -10,7 +11,7 @@ MAX_LISTED = 10  # categories without estimates, and confusions
 
 def describe_audit(report: AuditReport) -> str:
     """The report as text."""
-    head = f"{report.labels}: {report.reviews} reviewed images of {report.images} (drawn: {report.drawn})"
+    head = f"{report.labels}: {many(report.reviews, 'reviewed image')} of {report.images} (drawn: {report.drawn})"
     lines = [f"{head}; IoU {report.iou:g}, {100 * CONFIDENCE:g} % intervals"]
     if report.skipped:
         reviews = many(report.skipped, "review")
@@ -52,8 +53,8 @@ def _confusion_lines(report: AuditReport) -> list[str]:
 def _threshold_lines(report: AuditReport) -> list[str]:
     found = report.threshold
     if found is None:
-        return ["no threshold: not every label has a score"]
-    source = f"95 % confidence, {report.reviews} reviews"
+        return ["no threshold: that takes labels that all have a score"]
+    source = f"95 % confidence, {many(report.reviews, 'review')}"
     if found.score is None:
         return [f"no threshold could be shown to reach precision {found.precision:g} ({source})"]
     if found.own_suffices:

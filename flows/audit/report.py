@@ -26,19 +26,11 @@ from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.io.plurals import many
+from formats.io.settings import declared_settings, flag_of
 from formats.record import Record
 from formats.reviewed import Key, key_of
 
 REPORT_NAME = "report.json"
-CONFIDENCE = 0.95
-OTHER_OPTIONS = {  # setting of the policy -> option of `groundhog filter`
-    "confident_from": "--confident-from",
-    "ignore_from": "--ignore-from",
-    "nms_iou": "--nms-iou",
-    "cross_class_iou": "--cross-class-iou",
-    "min_size": "--min-size",
-    "max_per_image": "--max-per-img",
-}
 ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10  # minimum reviewed images and boxes of a category for separate estimates
 
 
@@ -121,7 +113,7 @@ class AuditReport:
         return {
             "labels": self.labels,
             "iou": self.iou,
-            "confidence": CONFIDENCE,
+            "confidence": defaults.CONFIDENCE,
             "reviews": self.reviews,
             "drawn": self.drawn,
             "images": self.images,
@@ -164,7 +156,8 @@ def report_audit(
     if len(images) < min(MIN_REVIEWS, len(audit.records)):
         uncounted = f", not counting {skipped} after a skipped image" if skipped else ""
         what = f"{len(images)} of {audit.settings.drawn} sampled images are reviewed{uncounted}"
-        raise InputError(audit.reviewed, what, f"expected at least {MIN_REVIEWS}, reviewed in the order of the page")
+        wanted = min(MIN_REVIEWS, len(audit.records))
+        raise InputError(audit.reviewed, what, f"expected at least {wanted}, reviewed in the order of the page")
     _check_every_stratum(audit, strata, truth)
     reviewed = [(audit.records[image], truth[key_of(audit.records[image])]) for image in images]
     judged = [judge_labels(labels, objects, iou) for labels, objects in reviewed]
@@ -317,7 +310,7 @@ def _boxes(sample: _Sample, name: str | None) -> tuple[int, int]:
 def _quality(moments: _Moments, sample: _Sample, reviews: _Reviews, name: str | None = None) -> Quality:
     sizes, taken = reviews.strata.sizes, reviews.strata.taken
     precision, recall = (
-        None if each is None else _estimate(stratified_interval(each, sizes, taken, CONFIDENCE), count)
+        None if each is None else _estimate(stratified_interval(each, sizes, taken, defaults.CONFIDENCE), count)
         for each, count in zip(moments, _boxes(sample, name))
     )
     more = {
@@ -337,7 +330,7 @@ def _more_reviews(moments: Moments, audit: Audit, strata: Strata, half_width: fl
     while low < high:
         middle = (low + high) // 2
         taken = np.maximum(np.bincount(order[:middle], minlength=len(strata.sizes)), strata.taken)
-        share = stratified_interval(moments, strata.sizes, taken, CONFIDENCE, growth=middle / now)
+        share = stratified_interval(moments, strata.sizes, taken, defaults.CONFIDENCE, growth=middle / now)
         low, high = (low, middle) if (share.high - share.low) / 2 <= half_width else (middle + 1, high)
     return low - now
 
@@ -377,13 +370,10 @@ def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
 def _other_options(policy: Mapping[str, Any]) -> list[str]:
     """Options for the rest of the policy that made the labels; without them, filter would keep unaudited boxes."""
     words: list[str] = []
-    default = Policy()
-    for name, option in OTHER_OPTIONS.items():
-        value = policy.get(name, getattr(default, name))
-        if value is not None and value != getattr(default, name):
-            words += [option, f"{value:g}"]
-    if policy.get("soft_weights"):
-        words.append("--soft-weights")
+    for each in declared_settings(Policy):
+        value = policy.get(each.name, each.default)
+        if each.name != "score_threshold" and value not in (None, each.default):
+            words += [flag_of(each)] if value is True else [flag_of(each), f"{value:g}"]
     if policy.get("distractors"):
         words += ["--distractors", ",".join(policy["distractors"])]
     return words

@@ -23,8 +23,7 @@ from flows.audit.estimation import Strata
 from flows.audit.judging import labels_by_name
 from flows.audit.sampling import EMPTY_TERM, Design, design, expected_errors
 from flows.labelling.filter import MADE_BY
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import read_lines
+from flows.labelling.manifest import parse_line, read_lines
 from formats.dataset_names import audit_folder, label_map_beside, metadata_path, reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of, write_json
@@ -44,17 +43,18 @@ class AuditSettings:
     """The settings of an audit. labels: file name. drawn: images in the sample. planned: images in the first sample,
     which determined the strata.
 
-    made_by: entries of the .meta.json that identify how the labels were made; {} without one. empty_term: of the
-    design; 0 in audits begun by older versions, whose strata must not change.
+    made_by: what the .meta.json says of how the labels were made; {} without one. empty_term, empty_apart: of the
+    design; 0 and False in audits that older versions began, whose strata must stay as they were drawn.
     """
 
     labels: str
     labels_sha256: str
     drawn: int
     planned: int
-    seed: int = 0
+    seed: int = defaults.SEED
     made_by: Mapping[str, Any] = field(default_factory=dict)
     empty_term: float = 0.0
+    empty_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class Audit:
         scores = [{name: [b.score for b in boxes] for name, boxes in labels_by_name(each).items()} for each in records]
         keys = [json.dumps(key_of(each)) for each in records]
         sizes = expected_errors(scores, self.settings.empty_term)
-        return design(sizes, keys, self.settings.planned, self.settings.seed)
+        empty = np.array([not any(each.values()) for each in scores]) if self.settings.empty_apart else None
+        return design(sizes, keys, self.settings.planned, self.settings.seed, empty)
 
     @property
     def drawn(self) -> np.ndarray:
@@ -106,19 +107,25 @@ class Audit:
 
 
 def draw_audit(
-    labels: Path, reviews: int | None = None, seed: int = 0, reviewed: Path | None = None, anew: bool = False
+    labels: Path, reviews: int | None = None, seed: int | None = None, reviewed: Path | None = None, anew: bool = False
 ) -> Audit:
     """Begins the audit of a label file, or continues it, extending the sample if more reviews are requested.
 
-    reviews: images in the sample; None: defaults.REVIEWS, or the number already drawn. anew: discards an earlier audit
-    of these labels, but keeps its reviews.
-    Raises InputError for labels without anything to audit, and for labels that were replaced since the audit began.
+    reviews: images in the sample; None: defaults.REVIEWS, or as many as are drawn. seed: None: 0, or that of the draw.
+    anew: forgets an earlier audit of these labels; what was reviewed stays reviewed.
+    Raises InputError for labels that hold nothing to audit, for ones that have been made anew since the draw, and for
+    another seed than that of the draw.
     """
     if reviews is not None and reviews < MIN_REVIEWS:
         raise InputError("-n", f"{reviews} reviews", f"expected at least {MIN_REVIEWS}")
     if anew:
         shutil.rmtree(audit_folder(labels), ignore_errors=True)
-    audit = read_audit(labels, reviewed) if is_begun(labels) else _begin(labels, reviews, seed, reviewed)
+    audit = (
+        read_audit(labels, reviewed) if is_begun(labels) else _begin(labels, reviews, seed or defaults.SEED, reviewed)
+    )
+    if seed is not None and seed != audit.settings.seed:
+        what = f"{seed}, but the sample of these labels was drawn with seed {audit.settings.seed}"
+        raise InputError("--seed", what, "expected the same seed, or --new for another sample")
     wanted = max(audit.settings.drawn, min(reviews or audit.settings.drawn, len(audit.records)))
     audit = replace(audit, settings=replace(audit.settings, drawn=wanted))
     write_odvg(audit.sample_path, [audit.records[image] for image in audit.drawn])
@@ -154,7 +161,8 @@ def _begin(labels: Path, reviews: int | None, seed: int, reviewed: Path | None) 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(labels, folder / FROZEN_NAME)
     planned = min(count, reviews or defaults.REVIEWS)
-    settings = AuditSettings(labels.name, sha256_of(labels), planned, planned, seed, made_by(labels), EMPTY_TERM)
+    name, checksum = labels.name, sha256_of(labels)
+    settings = AuditSettings(name, checksum, planned, planned, seed, made_by(labels), EMPTY_TERM, empty_apart=True)
     return replace(audit, settings=settings)
 
 

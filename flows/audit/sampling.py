@@ -14,12 +14,12 @@ import numpy as np
 
 from flows.audit.estimation import Strata
 
-MIN_OF_STRATUM = 2  # images; a variance needs at least two
-MAX_STRATA = 4  # more strata gain little (Cochran 1977, 5A.8) and cost degrees of freedom
-IMAGES_OF_STRATUM = 15  # minimum reviews per stratum when the number of strata is chosen
-UNKNOWN_SCORE = 0.7  # assumed for a box without a score
-# Expected errors of an image: a constant per image, a constant per box in addition to the doubt about its score, and a
-# factor for boxes of rare categories. benchmarks/audit_coverage.py --sizes compares other values.
+MIN_OF_STRATUM = 2  # images: fewer have no variance
+MAX_STRATA = 4  # of images with labels; more gain little (Cochran 1977, 5A.8) and cost degrees of freedom
+IMAGES_OF_STRATUM = 15  # reviews for each stratum at least, when the number of strata is chosen
+UNKNOWN_SCORE = 0.7  # of a box without a score
+# What is expected to be wrong with an image: with the image, with a box of a certain score, and how much more a box
+# of a rare category counts. benchmarks/audit_coverage.py --sizes compares others.
 IMAGE_TERM, BOX_TERM = 0.5, 0.05
 RARITY_POWER, MAX_RARITY = 0.5, 4.0  # (mean number of boxes per category / that of this one) ** power; Bankier 1988
 # An image without labels has no doubtful box, but objects may be missing. It counts as much as this many average images
@@ -51,13 +51,18 @@ class Design(NamedTuple):
         return images, Strata(self.stratum[images], np.bincount(self.stratum))
 
 
-def design(sizes: np.ndarray, keys: Sequence[str], reviews: int, seed: int) -> Design:
-    """The design of an audit.
-
-    sizes: (N,) > 0, expected errors of each image. keys: a unique name of each image. reviews: planned number of
-    reviews, which determines the number of strata; the order includes all images.
+def design(sizes: np.ndarray, keys: Sequence[str], reviews: int, seed: int, empty: np.ndarray | None = None) -> Design:
+    """sizes: (N,) > 0, what is expected to be wrong with each image. keys: what each is called. reviews: as many are
+    planned; it decides the number of strata, and the order goes on beyond them. empty: (N,) bool, images without
+    labels; they have a stratum of their own where a sample of this size would hold enough of them in any case.
     """
-    stratum = strata_of(sizes, max(1, min(MAX_STRATA, reviews // IMAGES_OF_STRATUM)))
+    count = max(1, min(MAX_STRATA, reviews // IMAGES_OF_STRATUM))
+    apart = np.zeros(len(sizes), bool) if empty is None else empty
+    if MIN_OF_STRATUM <= apart.sum() <= len(sizes) - MIN_OF_STRATUM and reviews * apart.mean() >= MIN_OF_STRATUM:
+        stratum = np.zeros(len(sizes), dtype=int)
+        stratum[~apart] = 1 + strata_of(sizes[~apart], count)
+    else:
+        stratum = strata_of(sizes, count)
     chance = np.array([_chance(seed, key) for key in keys])
     return Design(stratum, review_order(stratum, sizes, chance))
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from flows.audit.defaults import CONFIDENCE
 from flows.audit.estimation import Strata, estimate_share
 
 STEPS = 16  # number of thresholds
 FIRST_SHARE = 1 / 3  # share of the labels above the first threshold; with fewer, hardly any audit could certify it
 DECIMALS = 3  # of the thresholds
-CONFIDENCE = 0.95
 
 
 def threshold_grid(scores: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from formats.io.errors import InputError, did_you_mean
+from formats.io.settings import declared_settings, flag_of
 from formats.label_map import read_category_names
 
 Settings = TypeVar("Settings")
@@ -34,13 +35,18 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1 …")
 
 
-def add_settings(parser: argparse.ArgumentParser, *parts: type, without: Sequence[str] = ()) -> None:
-    """An option for each setting of these classes (flows.labelling.settings), with its default and its help."""
+def add_settings(
+    parser: argparse.ArgumentParser, *parts: type, without: Sequence[str] = (), unset: bool = False
+) -> None:
+    """An option for each setting of these classes (formats.io.settings), with its default and its help.
+
+    unset: an option that is not given is None, so that somebody else's value may stand in for the default.
+    """
     for part in parts:
         types = get_type_hints(part)
-        for declared in fields(part):
-            if "help" in declared.metadata and declared.name not in without:
-                _add_setting(parser, declared, types[declared.name])
+        for declared in declared_settings(part):
+            if declared.name not in without:
+                _add_setting(parser, declared, types[declared.name], unset)
 
 
 def settings_of(options: argparse.Namespace, part: type[Settings]) -> Settings:
@@ -49,22 +55,22 @@ def settings_of(options: argparse.Namespace, part: type[Settings]) -> Settings:
     return part(**{each.name: values[each.name] for each in fields(part) if each.name in values})  # type: ignore[arg-type]
 
 
-def _add_setting(parser: argparse.ArgumentParser, declared: Field, type_hint: Any) -> None:
-    flag = declared.metadata["flag"] or "--" + declared.name.replace("_", "-")
-    text = declared.metadata["help"]
+def _add_setting(parser: argparse.ArgumentParser, declared: Field, type_hint: Any, unset: bool) -> None:
+    flag, text = flag_of(declared), declared.metadata["help"]
     if type_hint is bool:
         parser.add_argument(flag, dest=declared.name, action="store_true", help=text)
         return
     kind = next(each for each in (get_args(type_hint) or (type_hint,)) if each is not type(None))
     is_choice, is_pair = get_origin(type_hint) is Literal, get_origin(kind) is tuple
+    is_said = "(default" in text or (declared.default is None and not unset)
     parser.add_argument(
         flag,
         dest=declared.name,
         type=_scale if is_pair else str if is_choice else kind,
         choices=get_args(type_hint) if is_choice else None,
-        default=declared.default,
+        default=None if unset else declared.default,
         metavar="SHORT,LONG" if is_pair else declared.metadata["metavar"] or None,
-        help=text if declared.default is None or "(default" in text else f"{text} (default %(default)s)",
+        help=text if is_said else f"{text} (default {'off' if declared.default is None else declared.default})",
     )
 
 
@@ -76,6 +82,13 @@ def add_overrides(parser: argparse.ArgumentParser, example: str = "optimizer.lea
         metavar="KEY=VALUE",
         help=f"change a setting, e.g. {example}",
     )
+
+
+def seed(text: str) -> int:
+    """A random seed, from 0."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}; expected a whole number from 0")
+    return int(text)
 
 
 def _scale(text: str) -> tuple[int, int]:

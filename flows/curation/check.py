@@ -88,12 +88,14 @@ def _filenames(annotations: str | Path) -> list[str]:
 
 
 def check_images(sets: ImageSets, progress: bool = True) -> ImageReport:
-    """Reads and compares all images of some sets. Raises InputError for a folder that cannot be listed."""
+    """Looks at every image of some sets. Raises InputError for a set without images."""
     images: list[Fingerprint] = []
     set_of: list[str] = []
     findings: list[ImageFinding] = []
     for name, (folder, filenames) in sets.items():
         listed = list_images(folder) if filenames is None else filenames
+        if not listed:
+            raise InputError(name, "has no images", "expected a folder of images, or labels of some")
         for filename, outcome in zip(listed, fingerprint_images(folder, listed, progress), strict=True):
             if isinstance(outcome, InputError):
                 findings.append(ImageFinding(filename, "unreadable", str(outcome.what), name))
@@ -122,7 +124,7 @@ def describe_report(report: ImageReport, max_lines: int = 20) -> str:
         kinds = Counter(pair.kind for pair in report.duplicates)
         lines = [prefix(report.set_of[group[0]]) + ", ".join(names[index] for index in group) for group in groups]
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        title = f"{many(len(groups), 'group')} of duplicates, {many(spare, 'redundant image')} ({counted})"
+        title = f"{many(len(groups), 'group')} of duplicates, {many(spare, 'redundant image')} (pairs: {counted})"
         parts.append(_listing(title, lines, max_lines))
     by_kind: dict[str, list[str]] = {}
     for finding in report.findings:

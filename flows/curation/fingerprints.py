@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn
 
 from formats.images import decode_image, safe_join
 from formats.io.errors import InputError
@@ -23,8 +22,9 @@ from formats.io.progress import show_progress
 
 LONG_SIDE = 512  # pixels of the analysed image; finer detail is not needed, and reduced JPEGs decode faster
 KEYPOINT_SIDE = 384
-KEYPOINTS = 300  # 12 kB per image; a crop of 30 % keeps more than a third of them
-THUMBNAIL_SIDE = 96  # at most 9 kB per image
+KEYPOINTS = 300  # 12 kB an image; a crop of 30 % keeps more than a third of them
+KEYPOINT_BORDER = 31  # pixels that ORB keeps from the sides of a picture
+THUMBNAIL_SIDE = 96  # 9 kB an image at most
 HASH_SIDE, HASH_FREQUENCIES = 64, 16
 HASH_BITS = HASH_FREQUENCIES**2 - 1
 COLOUR_SIDE, GRADIENT_SIDE = 64, 128
@@ -120,7 +120,7 @@ def _small(pixels: np.ndarray) -> np.ndarray:
 def perceptual_hash(grey: np.ndarray) -> np.ndarray:
     """(h, w) uint8 -> (255,) bool, the hash that Fingerprint describes."""
     small = Image.fromarray(np.ascontiguousarray(grey)).resize((HASH_SIDE, HASH_SIDE), Image.Resampling.LANCZOS)
-    low = dctn(np.asarray(small, np.float64), norm="ortho")[:HASH_FREQUENCIES, :HASH_FREQUENCIES].ravel()[1:]
+    low = cv2.dct(np.asarray(small, np.float64))[:HASH_FREQUENCIES, :HASH_FREQUENCIES].ravel()[1:]
     return low > np.median(low)
 
 
@@ -143,7 +143,11 @@ def _shrunk(grey: np.ndarray, side: int) -> np.ndarray:
 
 
 def _key_points(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    points, descriptors = cv2.ORB.create(KEYPOINTS).detectAndCompute(_shrunk(grey, KEYPOINT_SIDE), None)
+    shrunk = _shrunk(grey, KEYPOINT_SIDE)
+    none = np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8)
+    if min(shrunk.shape) <= 2 * KEYPOINT_BORDER:  # no place for one, and ORB fails on a strip of a few pixels
+        return none
+    points, descriptors = cv2.ORB.create(KEYPOINTS).detectAndCompute(shrunk, None)
     if descriptors is None:
-        return np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8)
+        return none
     return np.array([point.pt for point in points], np.float32), descriptors

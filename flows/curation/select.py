@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from flows.curation.fingerprints import Fingerprint, fingerprint, fingerprint_im
 from flows.curation.similarity import most_similar, select_diverse
 from flows.labelling.manifest import read_manifest
 from formats.candidates import read_image_features
-from formats.images import list_images, read_images
+from formats.images import check_folder, list_images, read_images
 from formats.io.errors import InputError, did_you_mean
-from formats.io.plurals import many
+from formats.io.plurals import many, verb
 from formats.odvg import read_odvg
 from formats.record import Record
+
+_log = logging.getLogger(__name__)
 
 
 def select_images(
@@ -29,19 +32,26 @@ def select_images(
 ) -> list[Record]:
     """The records of `count` images, in the order of selection: the most similar to an example, or a diverse set.
 
-    source: an image folder, whose records are unlabelled, or an ODVG file with the image folder `images`. like: an
-    image file, or a file name of the source, as the example. beside: an ODVG file with images that are already
-    selected. Images that cannot be read are skipped. Raises InputError if fewer than `count` images are available.
+    An image with several records, such as captions, is one image, and all of them are returned.
+    source: image folder, whose records are unlabelled, or an ODVG file; `images` is its image folder then. like: an
+    image file, or a filename of the source. beside: an ODVG file whose images of the source are selected already.
+    Images that cannot be read are passed over, and counted in a warning. Raises InputError where fewer than `count`
+    images can be chosen, and where `beside` names no image of the source.
     """
     records, folder = _records(Path(source), images)
+    check_folder(folder)
     outcomes = fingerprint_images(folder, list(records), progress)
     seen = [outcome for outcome in outcomes if isinstance(outcome, Fingerprint)]
+    if unread := len(records) - len(seen):
+        _log.warning(
+            "%s: %s cannot be read, and %s passed over", folder, many(unread, "image"), verb(unread, "is", "are")
+        )
     features = np.stack([image.appearance for image in seen]) if seen else np.zeros((0, 1), np.float32)
     names = [image.filename for image in seen]
     if like is not None and str(like) not in names:
         example = _example(folder, str(like))
         _check_count(count, len(names), folder)
-        return [records[names[index]] for index in most_similar(features, example, count)]
+        return _in_order(records, [names[index] for index in most_similar(features, example, count)])
     return _selected(records, names, features, source, count, None if like is None else str(like), beside)
 
 
@@ -60,10 +70,11 @@ def select_labelled(
     manifest = read_manifest(work_dir)
     shards = [read_image_features(manifest.shard_path(shard.index)) for shard in manifest.shards]
     by_name = {each.filename: each.feature for shard in shards for each in shard}
-    records = {record.filename: record for record in read_odvg(manifest.source) if record.filename in by_name}
+    records = _by_name(record for record in read_odvg(manifest.source) if record.filename in by_name)
     if not records:
-        remedy = "label it again in another folder, or name SOURCE in place of --work-dir to compare appearance"
-        raise InputError(work_dir, "its candidates contain no image features", remedy)
+        remedy = "name SOURCE in place of --work-dir to compare appearance, or label it again in another folder"
+        what = "its candidates contain no image features, as those of small detectors and of older versions do not"
+        raise InputError(work_dir, what, remedy)
     if len({len(by_name[name]) for name in records}) > 1:
         raise InputError(work_dir, "contains features of several lengths", "label it again in another folder")
     features = _centred(np.stack([by_name[name] for name in records]))
@@ -78,7 +89,7 @@ def _centred(features: np.ndarray) -> np.ndarray:
 
 
 def _selected(
-    records: Mapping[str, Record],
+    records: Mapping[str, Sequence[Record]],
     names: list[str],
     features: np.ndarray,
     source: str | Path,
@@ -96,17 +107,36 @@ def _selected(
     else:
         taken = {record.filename for record in read_odvg(beside)} if beside is not None else set()
         start = [index for index, name in enumerate(names) if name in taken]
+        if beside is not None and not start:
+            raise InputError(beside, f"names no image of {source}", "expected images of it that are selected already")
         _check_count(count, len(names) - len(start), source)
         chosen = select_diverse(features, count, start)
-    return [records[names[index]] for index in chosen]
+    return _in_order(records, [names[index] for index in chosen])
 
 
-def _records(source: Path, images: str | Path | None) -> tuple[dict[str, Record], Path]:
+def _records(source: Path, images: str | Path | None) -> tuple[dict[str, list[Record]], Path]:
     if source.is_dir():
-        return {record.filename: record for record in read_images(source, lambda problem: None)}, source
+        return _by_name(read_images(source, _warn)), source
+    if not source.exists():
+        raise InputError(source, "does not exist", "expected an image folder, or an ODVG file with images=FOLDER")
     if images is None:
         raise InputError(source, "is a file", "expected the folder of its images: images=FOLDER")
-    return {record.filename: record for record in read_odvg(source)}, Path(images)
+    return _by_name(read_odvg(source)), Path(images)
+
+
+def _warn(problem: InputError) -> None:
+    _log.warning("passed over: %s: %s", problem.location, problem.what)
+
+
+def _by_name(records: Iterable[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.filename, []).append(record)
+    return found
+
+
+def _in_order(records: Mapping[str, Sequence[Record]], names: Iterable[str]) -> list[Record]:
+    return [record for name in names for record in records[name]]
 
 
 def _example(folder: Path, like: str) -> np.ndarray:

@@ -29,6 +29,7 @@ from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.students.detector import StudentDetector
+from grounding_model.students.onnx_detector import OnnxDetector
 
 JPEG_QUALITY = 92  # the names on a picture are small
 DRAWN_PIXELS = 1 << 26  # of a drawing; drawing on a larger one would take gigabytes
@@ -66,6 +67,8 @@ def detect(sources: Sequence[str], prompt: Prompt | None, options: DetectOptions
 
 
 def _detect(images: Sequence[ListedImage], prompt: Prompt | None, options: DetectOptions, palette: str) -> DetectResult:
+    if options.save_vis:
+        _refuse_to_draw_over(images, options.out_dir)
     settings = options.settings
     detector = load_detector(settings.weights, settings.text_encoder, options.device, settings.dtype)
     prompt = _all_classes(detector, settings.weights) if prompt is None else prompt
@@ -97,9 +100,19 @@ def _detect(images: Sequence[ListedImage], prompt: Prompt | None, options: Detec
     return DetectResult(len(images) - len(failures), boxes, failures)
 
 
+def _refuse_to_draw_over(images: Sequence[ListedImage], out_dir: Path) -> None:
+    """Raises InputError where a drawing would replace one of the images."""
+    sources = {os.path.realpath(image.path) for image in images}
+    for image in images:
+        target = out_dir / "vis" / image.picture
+        if os.path.realpath(target) in sources:
+            remedy = "expected another out_dir, or save_vis=False"
+            raise InputError(target, "is one of the images, and its drawing would replace it", remedy)
+
+
 def _all_classes(detector: object, weights: str) -> Prompt:
-    if isinstance(detector, StudentDetector):
-        return Prompt.categories(detector.student.names)
+    if isinstance(detector, StudentDetector | OnnxDetector):
+        return Prompt.categories(detector.names)
     raise InputError(weights, "has no classes of its own", "expected a prompt")
 
 

@@ -28,7 +28,7 @@ from grounding_model.checkpoints.locations import checkpoint_hash, locate
 from grounding_model.data.sources import TrainingData
 from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
-from grounding_model.students.export import OnnxDetector, OnnxSession
+from grounding_model.students.onnx_detector import OnnxDetector, OnnxSession
 
 BATCH = 8  # batch size when time is not measured
 TIMED = 10  # images for the measurement of time

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from flows.distillation.defaults import STEPS, TRUST, WORK_DIR, Trust
 from formats.io.errors import InputError
 from grounding_model.data.augment import AugmentConfig, Photometric
 from grounding_model.data.sources import TrainingData
@@ -13,12 +13,8 @@ from grounding_model.students.config import DEFAULT_STUDENT, FromStudent
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.settings import LossSettings, OptimizerConfig
 
-Trust = Literal["labels", "scores", "none"]
-DEFAULT_TRUST: Trust = "scores"  # not worse than the others on the glyph cats, see docs/deploying.md
-STEPS = 300
 
-
-def default_training(work_dir: Path = Path("work_dirs/distill")) -> TrainConfig:
+def default_training(work_dir: Path = WORK_DIR) -> TrainConfig:
     """The default training configuration of a student."""
     return TrainConfig(
         work_dir=work_dir,
@@ -57,7 +53,7 @@ class DistillConfig:
     labels: Path
     images: Path
     label_map: Path | None = None
-    trust: Trust = DEFAULT_TRUST
+    trust: Trust = TRUST
     train: TrainConfig = field(default_factory=default_training)
     teacher: str = ""
     text_encoder: Path | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from flows.distillation.config import Trust
+from flows.distillation.defaults import Trust
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Record
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.evaluation.evaluate import EVALUATION_NAME, SAMPLES_NAME
+from flows.evaluation.config import EVALUATION_NAME, SAMPLES_NAME
 from formats.io.errors import InputError
 from formats.io.files import load_json
 from formats.io.notebook import html_text
-from grounding_model.metrics.bootstrap import Interval, drawn, interval_within, read_samples
+from grounding_model.metrics.bootstrap import RESAMPLES, Interval, drawn, interval_within, read_samples
 
 # Keys of every evaluation.json, for one ground truth and for several sets.
 ONE_TRUTH, SEVERAL_SETS = {"truth_sha256", "headline", "metric", "records"}, {"sets", "ap"}
@@ -49,7 +49,7 @@ class Comparison(NamedTuple):
         return "\n".join(lines)
 
 
-def compare(first: str | Path, second: str | Path, resamples: int = 1000) -> Comparison:
+def compare(first: str | Path, second: str | Path, resamples: int = RESAMPLES) -> Comparison:
     """Compares two evaluations. first, second: their work_dir or evaluation.json; gains are second minus first.
 
     For evaluations of several sets, there is a row for each set and one for the mean. Raises InputError for a folder

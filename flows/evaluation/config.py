@@ -9,7 +9,10 @@ from flows.evaluation.benchmarks import BenchmarkData, Metric, OdinwSuite
 from flows.labelling.settings import Execution, LabellingSettings
 from formats.io.errors import InputError
 from formats.io.ranges import CountOrZero, Share, check_ranges
+from grounding_model.metrics.bootstrap import RESAMPLES
+from grounding_model.metrics.expressions import EXPRESSION_SCORE
 
+EVALUATION_NAME, SAMPLES_NAME = "evaluation.json", "samples.npz"  # in the work_dir
 EVERY_BOX = LabellingSettings(score_floor=0.0)  # AP needs boxes of all scores
 
 
@@ -30,9 +33,9 @@ class EvaluateConfig(LabellingSettings, Execution):
     metric: Metric | None = None
     categories: tuple[str, ...] | None = None
     score_floor: float = field(default=EVERY_BOX.score_floor, kw_only=True)
-    score_threshold: Share = 0.7
+    score_threshold: Share = EXPRESSION_SCORE
     first_box_alone: bool = False
-    resamples: CountOrZero = 1000
+    resamples: CountOrZero = RESAMPLES
     work_dir: Path = Path("work_dirs/evaluation")
     get: str = ""
     published: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, overload
 
 from flows.evaluation.benchmarks import Benchmark, BenchmarkData, Metric, OdinwData, OdinwSuite
-from flows.evaluation.config import EVERY_BOX, EvaluateConfig
+from flows.evaluation.config import EVALUATION_NAME, EVERY_BOX, SAMPLES_NAME, EvaluateConfig
 from flows.evaluation.page import PAGE_NAME, PageData, write_evaluation_page
 from flows.evaluation.predictions import StoredPredictions, location_of, predict_benchmark
 from flows.evaluation.readers import open_benchmark, select_categories
@@ -35,9 +35,6 @@ from grounding_model.data.sources import TrainingData
 from grounding_model.metrics.bootstrap import samples_interval, write_samples
 from grounding_model.metrics.coco import CocoResult, aligned
 from grounding_model.metrics.expressions import keep_first_boxes
-
-EVALUATION_NAME = "evaluation.json"
-SAMPLES_NAME = "samples.npz"
 
 
 class Evaluated(NamedTuple):

@@ -16,8 +16,8 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from flows.evaluation.benchmarks import file_hashes
-from flows.evaluation.config import EvaluateConfig
-from flows.evaluation.evaluate import EVALUATION_NAME, evaluate_config
+from flows.evaluation.config import EVALUATION_NAME, EvaluateConfig
+from flows.evaluation.evaluate import evaluate_config
 from flows.labelling.settings import Workers, settings_payload
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json

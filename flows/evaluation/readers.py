@@ -56,7 +56,7 @@ def open_benchmark(data: BenchmarkData, work_dir: Path) -> Benchmark:
     for path in paths_of(data):
         if not path.exists():
             raise InputError(path, "does not exist")
-    benchmark = READERS[data.kind](data, work_dir)
+    benchmark = BENCHMARK_READERS[data.kind](data, work_dir)
     if not benchmark.records:
         raise InputError(next(iter(paths_of(data)), "truth"), "has no image", "expected labelled images")
     if benchmark.names:
@@ -220,7 +220,7 @@ def _read_described(data: DescribedData, work_dir: Path) -> Benchmark:
     )
 
 
-READERS: Mapping[str, Any] = {
+BENCHMARK_READERS: Mapping[str, Any] = {
     "odvg": _read_odvg,
     "glyphs": _read_glyphs,
     "glyph_questions": _read_glyph_questions,

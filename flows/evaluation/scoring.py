@@ -21,6 +21,7 @@ from grounding_model.metrics.bootstrap import Samples, Shares
 from grounding_model.metrics.coco import CocoResult, aligned, evaluate_coco_with_rankings
 from grounding_model.metrics.described_objects import split_result
 from grounding_model.metrics.expressions import (
+    EXPRESSION_SCORE,
     evaluate_generalized_expressions,
     expression_matches,
     expression_precision,
@@ -50,7 +51,7 @@ class Measurement:
 
 
 def measure(
-    benchmark: Benchmark, predictions: Sequence[Record], metric: Metric, score_threshold: float = 0.7
+    benchmark: Benchmark, predictions: Sequence[Record], metric: Metric, score_threshold: float = EXPRESSION_SCORE
 ) -> Measurement:
     """Computes the scores. score_threshold: only for generalized expressions.
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flows.labelling.filter import (
-    CandidateLine,
-    check_plans,
-    decide,
-    lines_with_candidates,
-    names_of_regions,
-    prepare_filter,
-)
+from flows.labelling.candidate_lines import CandidateLine, decide, lines_with_candidates, names_of_regions
+from flows.labelling.filter import check_plans, prepare_filter
 from flows.labelling.manifest import Manifest
-from flows.policies.apply import Candidate, DropLog, Label
+from flows.policies.apply import Candidate, DropLog, Label, Reason
 from flows.policies.policy import Policy
 from formats.boxes import pairwise_iou
 from formats.dataset_names import metadata_path
@@ -152,27 +146,42 @@ def _of_label(label: Label, names: Sequence[str], policy: Policy) -> Decision:
 
 
 def _of_dropped(
-    candidate: Candidate, reason: str, names: Sequence[str], policy: Policy, labels: Sequence[Label], log: DropLog
+    candidate: Candidate, reason: Reason, names: Sequence[str], policy: Policy, labels: Sequence[Label], log: DropLog
 ) -> Decision:
     name = names[candidate.region]
-    x1, y1, x2, y2 = candidate.box
-    why = {
-        "score": f"not above {policy.min_score(name):g}",
-        "small": f"its shorter side has {min(x2 - x1, y2 - y1):.1f} pixels, the minimum is {policy.min_size:g}",
-        "of a distractor": f"{name} is a distractor",
-        "lonely": f"found in less than {policy.consensus.least_share:g} of the views",
-        "over the limit": f"the image has {many(policy.max_per_image, 'better box')}",
-    }.get(reason)
-    if why is None:
+    if reason in OVERLAPPED:
         why = _overlap(candidate, reason, names, policy, labels, log)
+    else:
+        why = WORDS[reason](candidate, name, policy)
     return Decision(name, candidate.box, candidate.score, f"dropped: {reason}", why)
 
 
+def _small(candidate: Candidate, name: str, policy: Policy) -> str:
+    x1, y1, x2, y2 = candidate.box
+    return f"its shorter side has {min(x2 - x1, y2 - y1):.1f} pixels, the minimum is {policy.min_size:g}"
+
+
+# Reason -> the IoU above which a better box wins.
+OVERLAPPED: Mapping[Reason, Callable[[Policy], float | None]] = {
+    "distractor": lambda policy: policy.distractor_iou,
+    "duplicate": lambda policy: policy.nms_iou,
+    "other category": lambda policy: policy.cross_class_iou,
+}
+# The other reasons in words, of a candidate, its category or phrase, and the policy. What is merged has no own box.
+WORDS: Mapping[Reason, Callable[[Candidate, str, Policy], str]] = {
+    "score": lambda candidate, name, policy: f"not above {policy.min_score(name):g}",
+    "small": _small,
+    "of a distractor": lambda candidate, name, policy: f"{name} is a distractor",
+    "lonely": lambda candidate, name, policy: f"found in less than {policy.consensus.least_share:g} of the views",
+    "over the limit": lambda candidate, name, policy: f"the image has {many(policy.max_per_image, 'better box')}",
+}
+
+
 def _overlap(
-    candidate: Candidate, reason: str, names: Sequence[str], policy: Policy, labels: Sequence[Label], log: DropLog
+    candidate: Candidate, reason: Reason, names: Sequence[str], policy: Policy, labels: Sequence[Label], log: DropLog
 ) -> str:
     """The better box that a dropped one overlaps most, in words."""
-    limit = {"distractor": policy.distractor_iou, "duplicate": policy.nms_iou}.get(reason, policy.cross_class_iou)
+    limit = OVERLAPPED[reason](policy)
     standing = [label.candidate for label in labels]
     standing += [each for each, why in log.dropped if why not in WITHOUT_EFFECT or reason == "distractor"]
     rivals = [each for each in standing if each.score >= candidate.score and each is not candidate]

@@ -10,23 +10,21 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from flows.labelling.adaptive import adaptive_thresholds, reviewed_truth
+from flows.labelling.candidate_lines import decide, lines_with_candidates, names_of_regions
 from flows.labelling.corrections import check_corrections
-from flows.labelling.manifest import Manifest, PlanOrPath, as_manifest, check_source, parse_line, read_lines
+from flows.labelling.manifest import Manifest, PlanOrPath, as_manifest, check_source
+from flows.labelling.settings import settings_payload
 from flows.labelling.shards import missing_shards, share_warning, unusable_error
-from flows.policies.apply import Candidate, Label, Reasons, apply_policy, merge_views
-from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
-from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
-from flows.policies.thresholds import mixture_threshold, quantile_threshold
-from formats.boxes import boxes_by_name
-from formats.candidates import ImageCandidates, ImageProblem, read_candidates
+from flows.policies.apply import Candidate, Label, Reasons
+from flows.policies.policy import Policy, TargetPrecision
+from formats.candidates import ImageProblem
 from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError, expected_one_of
 from formats.io.files import load_json, sha256_of, write_json, write_whole
@@ -38,7 +36,7 @@ from formats.odvg import record_to_line
 from formats.overwrite import holds_labels
 from formats.quarantine import requarantined_line
 from formats.record import Instance, Record, Region
-from formats.reviewed import Correction, Key, corrections_for, reviewed_line
+from formats.reviewed import Key, corrections_for, reviewed_line
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +120,7 @@ def prepare_filter(
     corrections = corrections_for(reviewed, number, check)
     if reviewed is not None and not corrections and provenance is None:
         raise InputError(reviewed, "contains no line", "expected ODVG lines corrected by a person")
-    return corrections, _thresholds(plans, policy, _truth(policy, corrections, number, check))
+    return corrections, adaptive_thresholds(plans, policy, reviewed_truth(policy, corrections, number, check))
 
 
 @dataclass
@@ -155,35 +153,6 @@ class _Tally:
         }
 
 
-class CandidateLine(NamedTuple):
-    """A line of the source. views: its candidates in each view. problem: set if it could not be labelled."""
-
-    text: str
-    record: Record | None
-    views: list[list[Candidate]]
-    problem: ImageProblem | None
-
-    @property
-    def filename(self) -> str:
-        """The file name; "" if the line has none."""
-        return self.problem.filename if self.problem is not None else self.record.filename if self.record else ""
-
-
-def lines_with_candidates(views: Sequence[Manifest]) -> Iterator[CandidateLine]:
-    """Yields every line with its candidates; one shard of each view is in memory at a time."""
-    manifest = views[0]
-    for shard in manifest.shards:
-        shards = [read_candidates(view.shard_path(shard.index)) for view in views]
-        by_line = [{image.line: image for image in found.by_line()} for found in shards]
-        problems = {problem.line: problem for found in reversed(shards) for problem in found.problems}
-        for line in read_lines(manifest.source, shard):
-            if line.number in problems:
-                yield CandidateLine(line.text, None, [], problems[line.number])
-            else:
-                record = parse_line(line, manifest.source)
-                yield CandidateLine(line.text, record, [_candidates(found.get(line.number)) for found in by_line], None)
-
-
 def _label_lines(
     views: Sequence[Manifest], policy: Policy, corrections: Mapping[Key, Record], tally: _Tally
 ) -> Iterator[dict[str, Any]]:
@@ -209,17 +178,6 @@ def _count_corrected(record: Record, candidates: int, tally: _Tally) -> None:
     tally.reviewed_boxes += boxes
     tally.empty += not boxes
     tally.dropped["reviewed"] += candidates
-
-
-def _candidates(image: ImageCandidates | None) -> list[Candidate]:
-    if image is None:
-        return []
-    return [Candidate(*row) for row in zip(image.region.tolist(), map(tuple, image.box.tolist()), image.score.tolist())]
-
-
-def decide(views: Sequence[Sequence[Candidate]], names: Sequence[str], policy: Policy, reasons: Reasons) -> list[Label]:
-    """The labels of one image, from its candidates in each view. names: from names_of_regions."""
-    return apply_policy(merge_views(views, names, policy, reasons), names, policy, reasons)
 
 
 def _label(
@@ -259,98 +217,6 @@ def _regions(record: Record, labels: Sequence[Label]) -> tuple[Region, ...]:
                 weight = sum(label.weight for label in of_region) / len(of_region)  # one weight for all boxes
                 found.append(replace(region, boxes=boxes, scores=scores, weight=weight, ignore=ignore))
     return tuple(found)
-
-
-def names_of_regions(manifest: Manifest, record: Record) -> list[str]:
-    """The category or phrase for each region index of this record's candidates."""
-    if manifest.label_map is not None:
-        return list(manifest.label_map.values())
-    return [" ".join(region.phrase) for region in record.regions or ()]
-
-
-# Adaptive thresholds, computed from the candidates
-
-
-class _Scores(NamedTuple):
-    """The scores of a category over all images, after all steps of the policy except thresholds."""
-
-    all: np.ndarray  # (N,)
-    judged: np.ndarray  # (K,) those in reviewed images
-    right: np.ndarray  # (K,) bool
-
-
-def _truth(
-    policy: Policy, corrections: Mapping[Key, Record], number: int | None, check: Callable[[list[Correction]], None]
-) -> Mapping[Key, Record]:
-    """The reviewed lines for calibrating a target precision: those of its own file, else the corrections.
-
-    Only corrections that apply to the round are used, although later ones are also true of their images. Otherwise
-    correcting a later round would change the labels of this one, and the training on them.
-    """
-    if not isinstance(policy.adaptive, TargetPrecision):
-        return {}
-    reviewed = policy.adaptive.reviewed
-    truth = corrections if reviewed is None else corrections_for(reviewed, number, check)
-    if not truth:
-        until = "" if number is None else f" up to round {number}"
-        raise InputError("policy.adaptive", f"no reviewed labels of this source{until}", "expected a file of them")
-    return truth
-
-
-def _thresholds(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> dict[str, float]:
-    """Category -> adaptive threshold, without categories that keep the global one."""
-    if policy.adaptive is None:
-        return {}
-    images, scores = _scores(views, policy, truth)
-    found = {
-        name: _threshold(policy.adaptive, name, images, values)
-        for name, values in scores.items()
-        if name not in policy.class_thresholds
-    }
-    return {name: threshold for name, threshold in sorted(found.items()) if threshold is not None}
-
-
-def _threshold(adaptive: Quantile | Mixture | TargetPrecision, name: str, images: int, scores: _Scores) -> float | None:
-    if isinstance(adaptive, Quantile):
-        expected = adaptive.of_class.get(name, adaptive.boxes_per_image)
-        return quantile_threshold(scores.all, expected * images)
-    if isinstance(adaptive, Mixture):
-        return mixture_threshold(scores.all, adaptive)
-    if len(scores.judged) < adaptive.least:
-        return None
-    return precision_threshold(scores.all, calibrate(scores.judged, scores.right), adaptive.precision)
-
-
-def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> tuple[int, dict[str, _Scores]]:
-    """The number of images, and the scores by category or phrase."""
-    iou = policy.adaptive.iou if isinstance(policy.adaptive, TargetPrecision) else 0.5
-    everything = policy.without_thresholds()
-    images, seen = 0, Reasons()
-    every: dict[str, list[float]] = {}
-    judged: dict[str, list[tuple[float, bool]]] = {}
-    for line in lines_with_candidates(views):
-        if line.record is None:
-            continue
-        images += 1
-        names = names_of_regions(views[0], line.record)
-        labels = apply_policy(merge_views(line.views, names, policy, seen), names, everything, seen)
-        corrected = truth.get((line.record.filename, line.record.caption))
-        true = {} if corrected is None else boxes_by_name(corrected, with_ignored=True)
-        for region, name in enumerate(names):
-            of_region = [label.candidate for label in labels if label.candidate.region == region]
-            every.setdefault(name, []).extend(each.score for each in of_region)
-            if corrected is not None:
-                right = judge_boxes([each.box for each in of_region], true.get(name, ()), iou)
-                judged.setdefault(name, []).extend(zip((each.score for each in of_region), right.tolist()))
-    return images, {
-        name: _Scores(
-            np.array(scores),
-            np.array([score for score, _ in judged.get(name, ())]),
-            np.array([right for _, right in judged.get(name, ())], dtype=bool),
-        )
-        for name, scores in every.items()
-        if name not in policy.distractors
-    }
 
 
 def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, Any]) -> None:
@@ -462,7 +328,7 @@ def _kept_audit(meta: Path, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_json(policy: Policy) -> dict[str, Any]:
     """The settings of the policy, in which a file of reviewed labels is only its name."""
-    payload = asdict(policy)
+    payload = settings_payload(policy)
     if isinstance(policy.adaptive, TargetPrecision) and policy.adaptive.reviewed is not None:
         payload["adaptive"]["reviewed"] = policy.adaptive.reviewed.name
     return payload

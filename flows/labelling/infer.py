@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -125,11 +125,16 @@ class ThreadExecutor:
     progress: bool = True
 
     def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
-        total = sum(shard.lines for shard in manifest.shards)
-        done = total - sum(manifest.shards[index].lines for index in shards)
-        with show_progress(total=total, initial=done, unit="image", desc="label", hidden=not self.progress) as bar:
+        with progress_of(manifest, shards, self.progress) as bar:
             failures = _label_in_threads(manifest, shards, self.detectors, batch_size, bar.update)
         raise_failures(manifest, failures)
+
+
+def progress_of(manifest: Manifest, missing: Sequence[int], shown: bool) -> Any:
+    """A bar over the images of a plan, as far as it is labelled. missing: the shards that are not."""
+    total = sum(shard.lines for shard in manifest.shards)
+    done = total - sum(manifest.shards[index].lines for index in missing)
+    return show_progress(total=total, initial=done, unit="image", desc="label", hidden=not shown)
 
 
 def _label_in_threads(

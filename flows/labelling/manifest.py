@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from flows.labelling.settings import LabellingSettings, settings_payload
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
 from formats.io.storage import absolute, as_path
-from formats.io.values import parse_json
+from formats.io.values import describe_value, parse_json
 from formats.odvg_lines import object_of_line, record_from_line
 from formats.record import Record
 
@@ -105,6 +105,7 @@ def read_manifest(path: str | Path) -> Manifest:
         entries = parse_json(
             path.read_text(encoding="utf-8"), path, "plan again with overwrite=True, or in another folder"
         )
+        _check_texts(entries)
         key = entries.pop("key")
         shards = tuple(Shard(**shard) for shard in entries.pop("shards"))
         scale = None if entries["scale"] is None else tuple(entries.pop("scale"))
@@ -122,6 +123,16 @@ def read_manifest(path: str | Path) -> Manifest:
     if key != known:
         raise InputError(path, "its entries do not match its key", "it was edited by hand: plan again")
     return manifest
+
+
+def _check_texts(entries: Mapping[str, Any]) -> None:
+    """Raises TypeError where something else stands in place of a text: it would be taken for a path."""
+    for name in ("source", "source_sha256", "image_root", "weights", "weights_sha256", "software"):
+        if not isinstance(entries[name], str):
+            raise TypeError(f"{name} is {describe_value(entries[name])}")
+    for name in ("text_encoder", "text_encoder_sha256"):
+        if not isinstance(entries[name], str | None):
+            raise TypeError(f"{name} is {describe_value(entries[name])}")
 
 
 # A plan as the stages of `from flows import …` accept it: itself, or its manifest.json or work_dir.

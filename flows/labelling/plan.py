@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +24,7 @@ from formats.candidates import candidates_key
 from formats.dataset_names import label_map_beside, label_map_path, parse_annotation_name, work_dir_name
 from formats.io.errors import InputError, at_file
 from formats.io.storage import absolute, as_path, is_address
+from formats.io.values import brief_json
 from formats.label_map import read_label_map, warn_of_names, write_label_map
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.inputs.prompt import Prompt
@@ -215,7 +215,7 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
     before, after = old.entries(), manifest.entries()
     differing = [name for name in after | before if name not in PLACES and before.get(name) != after.get(name)]
     differences = "; ".join(
-        f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} requested" for name in differing
+        f"{name}: {brief_json(before.get(name))} there, {brief_json(after.get(name))} requested" for name in differing
     )
     raise InputError(
         manifest.path, f"contains another plan ({differences})", "expected another work_dir, or overwrite=True"
@@ -225,8 +225,3 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
 def _place(source: str | Path) -> str:
     """An absolute path if the source is a file or folder; a name (embedded model, hub) unchanged."""
     return str(Path(source).resolve()) if Path(source).exists() else str(source)
-
-
-def _brief(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "…"

@@ -12,9 +12,8 @@ from multiprocessing import get_context, parent_process
 from typing import Any
 
 from flows.labelling.detector_pool import LocalDetectorPool
-from flows.labelling.infer import label_shards, raise_failures
+from flows.labelling.infer import label_shards, progress_of, raise_failures
 from flows.labelling.manifest import Manifest
-from formats.io.progress import show_progress
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,9 @@ class ProcessExecutor:
         devices = context.Queue()
         for device in self.devices:
             devices.put(device)
-        total = sum(shard.lines for shard in manifest.shards)
-        done = total - sum(manifest.shards[index].lines for index in shards)
         failures: dict[int, Exception] = {}
         with (
-            show_progress(total=total, initial=done, unit="image", desc="label", hidden=not self.progress) as bar,
+            progress_of(manifest, shards, self.progress) as bar,
             ProcessPoolExecutor(len(self.devices), context, _start, (devices,)) as processes,
         ):
             labellings = {processes.submit(_label, manifest, index, batch_size): index for index in shards}

@@ -7,25 +7,16 @@ To add a setting, declare it here and use it: configurations, deployments and th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from formats.io.errors import InputError, did_you_mean
 from formats.io.ranges import Count, check_ranges
+from formats.io.settings import setting
 from grounding_model.inputs import defaults
 
 Settings = TypeVar("Settings")
-
-
-def setting(default: Any, help: str, *, flag: str = "", metavar: str = "", added_later: bool = False) -> Any:
-    """A dataclass field with its help text. flag: its option on the command line, if different from the name.
-
-    added_later: the first plans did not have it. At its default it is then not recorded, so that work begun before it
-    existed keeps its key.
-    """
-    metadata = {"help": help, "flag": flag, "metavar": metavar, "added_later": added_later}
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from prefect.assets import Asset, materialize
 from prefect.cache_policies import NO_CACHE
 
 from flows.self_training.loop import Event
-from flows.self_training.messages import message_of_event
+from flows.self_training.messages import box_count, gate_word, message_of_event, score_text, score_title
 from flows.self_training.report import plot_rounds
-from flows.self_training.state import LoopState, RoundResult, box_count, gate_word, score_text, score_title
+from flows.self_training.state import LoopState, RoundResult
 from formats.io.plots import png_of
 
 ARTIFACT_DPI = 80  # pixels an inch: Prefect's server keeps the plot as text

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flows.policies.calibration import judge_boxes
-from formats.boxes import pairwise_iou
+from formats.boxes import MATCH_IOU, pairwise_iou
 from formats.record import Box
 
 
-def image_agreement(boxes: Mapping[str, Sequence[Box]], others: Mapping[str, Sequence[Box]], iou: float = 0.5) -> float:
+def image_agreement(
+    boxes: Mapping[str, Sequence[Box]], others: Mapping[str, Sequence[Box]], iou: float = MATCH_IOU
+) -> float:
     """0..1: twice the boxes that both have, over all boxes of both (Dice); 1 where both have none.
 
     boxes, others: by name, as formats.boxes has them, best first. Both have a box where names are equal and the IoU is

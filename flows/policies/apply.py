@@ -14,13 +14,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from flows.policies.box_fusion import Boxes, fuse_views
 from flows.policies.nms import suppress_duplicates, won_by_distractor
 from flows.policies.policy import Policy
+
+# Why a candidate becomes no label, in the order of the steps; docs/pipeline.md lists them.
+Reason = Literal[
+    "merged", "lonely", "score", "small", "of a distractor", "distractor", "duplicate", "other category",
+    "over the limit",
+]  # fmt: skip
 
 
 class Candidate(NamedTuple):
@@ -42,7 +48,7 @@ class Label(NamedTuple):
 class Reasons(Counter[str]):
     """How many candidates were dropped, by reason."""
 
-    def drop(self, candidates: Sequence[Candidate], reason: str) -> None:
+    def drop(self, candidates: Sequence[Candidate], reason: Reason) -> None:
         """Counts candidates that become no labels."""
         self[reason] += len(candidates)
 
@@ -52,9 +58,9 @@ class DropLog(Reasons):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dropped: list[tuple[Candidate, str]] = []
+        self.dropped: list[tuple[Candidate, Reason]] = []
 
-    def drop(self, candidates: Sequence[Candidate], reason: str) -> None:
+    def drop(self, candidates: Sequence[Candidate], reason: Reason) -> None:
         """Counts the candidates, and keeps each with its reason."""
         super().drop(candidates, reason)
         self.dropped += [(candidate, reason) for candidate in candidates]
@@ -144,7 +150,7 @@ def _without_duplicates(ranked: Sequence[Candidate], policy: Policy, reasons: Re
     return _kept(ranked, suppress_duplicates(_boxes(ranked), labels, policy.nms_iou), "duplicate", reasons)
 
 
-def _kept(candidates: Sequence[Candidate], stays: np.ndarray, reason: str, reasons: Reasons) -> list[Candidate]:
+def _kept(candidates: Sequence[Candidate], stays: np.ndarray, reason: Reason, reasons: Reasons) -> list[Candidate]:
     reasons.drop([each for each, kept in zip(candidates, stays) if not kept], reason)
     return [each for each, kept in zip(candidates, stays) if kept]
 

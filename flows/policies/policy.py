@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from formats.io.errors import InputError
+from formats.io.settings import setting
 from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
 
 
@@ -73,7 +74,7 @@ class TargetPrecision:
 
 @dataclass(frozen=True)
 class Consensus:
-    """Several views of an image merged by weighted boxes fusion (arXiv 1910.13302), see consensus.py."""
+    """Several views of an image merged by weighted boxes fusion (arXiv 1910.13302), see box_fusion.py."""
 
     iou: float = 0.55  # with the fused box, from which another view's box means the same object
     least_share: float = 0.0  # of the views that have to have found an object
@@ -91,19 +92,27 @@ class Consensus:
 class Policy:
     """Which candidates become labels. The order of the steps: apply.py."""
 
-    score_threshold: float = SCORE_THRESHOLD  # a label scores more than this
+    score_threshold: float = setting(SCORE_THRESHOLD, "score above which a candidate becomes a label", metavar="S")
     class_thresholds: dict[str, float] = field(default_factory=dict)  # by category name, instead of the one above
     adaptive: Quantile | Mixture | TargetPrecision | None = None  # finds thresholds of the categories not named there
-    confident_from: float | None = None  # an image without a label scoring this is left without labels (OWL-ST)
-    ignore_from: float | None = None  # boxes between this and the threshold are written with `ignore`; None: no band
-    soft_weights: bool = False  # a label's score is the weight of its loss
-    nms_iou: float = 0.5  # of two boxes of one category that overlap more, the better scored stays
-    cross_class_iou: float | None = None  # the same of two categories; None: both stay
+    confident_from: float | None = setting(  # OWL-ST
+        None, "ignore the boxes of an image in training unless one has this score", metavar="S"
+    )
+    ignore_from: float | None = setting(
+        None, "boxes between this score and the threshold are ignored in training", metavar="S"
+    )
+    soft_weights: bool = setting(False, "weight the training loss of a box by its score")
+    nms_iou: float = setting(0.5, "of boxes of one category with a higher IoU, keep the best", metavar="IOU")
+    cross_class_iou: float | None = setting(None, "as --nms-iou, across categories", metavar="IOU")
     distractors: tuple[str, ...] = ()  # categories of the prompt that are rejected
-    distractor_iou: float = 0.5  # a box goes that a better one of a distractor overlaps more
+    distractor_iou: float = setting(
+        0.5, "drop boxes that a better box of one of --distractors overlaps by a higher IoU", metavar="IOU"
+    )
     consensus: Consensus = field(default_factory=Consensus)  # matters where there are several views
-    min_size: float = 1.0  # pixels of the shorter side; training would drop smaller boxes anyway
-    max_per_image: int = MAX_PER_IMAGE
+    min_size: float = setting(  # training would drop smaller boxes anyway
+        1.0, "drop boxes whose shorter side has fewer pixels", metavar="PX"
+    )
+    max_per_image: int = setting(MAX_PER_IMAGE, "maximum number of boxes per image", flag="--max-per-img", metavar="N")
 
     def __post_init__(self) -> None:
         fractions = {

@@ -24,7 +24,7 @@ from flows.self_training.config import Labelling
 from flows.self_training.round import Labelled, PlannedView, Round, label_images, run_round, train_model
 from flows.self_training.source import Source
 from flows.self_training.stages import PLAIN_STAGES
-from formats.boxes import boxes_by_name
+from formats.boxes import MATCH_IOU, boxes_by_name
 from formats.dataset_names import annotation_path, label_map_path
 from formats.io.errors import InputError
 from formats.io.files import write_json
@@ -40,7 +40,6 @@ from grounding_model.metrics.coco import evaluate_coco
 from grounding_model.training.config import FromWeights, TrainConfig
 
 DONE_NAME = "done.json"
-RIGHT_IOU = 0.5  # minimum IoU of a right label with a true box
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def label_quality(labels: Path, everything: Path, truth: Path, categories: Seque
     for record, labelled in zip(true, made, strict=True):
         objects_of, boxes_of = boxes_by_name(record, with_ignored=True), boxes_by_name(labelled)
         for name in categories:
-            found = judge_boxes(boxes_of.get(name, ()), objects_of.get(name, ()), RIGHT_IOU)
+            found = judge_boxes(boxes_of.get(name, ()), objects_of.get(name, ()), MATCH_IOU)
             right, boxes = right + int(found.sum()), boxes + len(found)
     objects = sum(len(record.instances or ()) for record in true)
     curve = evaluate_coco(true, list(read_odvg(everything)), categories).precision_recall[0]

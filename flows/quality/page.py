@@ -235,12 +235,12 @@ def _variants(config: QualityConfig) -> str:
     return pages.section(
         "What was compared?",
         pages.page_table(
-            ["Variant", ""], [[name, _describe(each)] for name, each in config.variants.items()], numbers=False
+            ["Variant", ""], [[name, _in_words(each)] for name, each in config.variants.items()], numbers=False
         ),
     )
 
 
-def _describe(variant: Variant) -> str:
+def _in_words(variant: Variant) -> str:
     if variant.labels != "policy":
         return {"none": "no labels, only the pretraining data", "truth": "the true labels"}[variant.labels]
     plain, parts = vars(type(variant.policy)()), vars(variant.policy)

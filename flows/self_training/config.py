@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from flows.distillation.config import DEFAULT_TRUST, STEPS, Trust
+from flows.distillation.defaults import STEPS, TRUST, Trust
 from flows.evaluation.benchmarks import BenchmarkData
 from flows.labelling.settings import DetectionSettings, Execution, View
 from flows.policies.policy import Policy
@@ -87,7 +87,7 @@ class StudentStage:
 
     start: FromStudent = field(default_factory=FromStudent)
     steps: Count = STEPS
-    trust: Trust = DEFAULT_TRUST
+    trust: Trust = TRUST
     licence: str = ""
     onnx: bool = True
 

@@ -20,10 +20,10 @@ from flows.labelling.manifest import read_manifest
 from flows.policies.nms import record_without_duplicates
 from flows.self_training.config import GlyphScenes, SelfTrainConfig, read_self_train
 from flows.self_training.loop import Event, self_train
-from flows.self_training.messages import message_of_event
+from flows.self_training.messages import message_of_event, model_of
 from flows.self_training.report import ImageComparison, comparison_sheet, write_run_report
 from flows.self_training.scores import evaluate_weights
-from flows.self_training.state import RoundResult, model_of
+from flows.self_training.state import RoundResult
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
@@ -33,7 +33,6 @@ from grounding_model.detector import load_detector
 from grounding_model.glyphs import draw_scene
 
 CONFIG = Path(__file__).parents[2] / "configs" / "self_train_glyphs.toml"
-OUT_DIR = Path("outputs/demo")
 DEMO_NAME = "demo.json"  # the settings of the demo in a folder
 PICTURE_NAME = "before_after.jpg"
 TEST_SCENES = 300  # scores on 60 are noisy, and more take only milliseconds
@@ -53,7 +52,7 @@ class DemoResult(NamedTuple):
 
 
 def run_demo(
-    out_dir: str | Path = OUT_DIR,
+    out_dir: str | Path,
     seed: int = 0,
     quick: bool = False,
     weights: str | Path | None = None,

@@ -10,7 +10,8 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from flows.labelling.bootstrap import check_categories, read_captions
+from flows.labelling.bootstrap import check_categories
+from flows.labelling.captions import read_captions
 from flows.self_training.config import read_self_train
 from flows.self_training.labelled import import_labels, usable_lines
 from formats.dataset_names import annotation_path, label_map_beside, labels_path
@@ -53,17 +54,7 @@ def init(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError("name", repr(name), "expected letters, digits, - and _")
     path = Path(config_dir) / f"{PREFIX}{name}.toml"
-    if path.exists():
-        raise InputError(path, "already exists", "choose another name, or edit that file")
-    if not Path(images).is_dir() or not list_images(images):
-        raise InputError(images, "contains no images", "expected a folder of .jpg, .png or other images")
-    if categories is None and captions is None and labels is None:
-        raise InputError("categories", "missing", "expected categories, captions or labels")
-    if captions is not None and (categories is not None or labels is not None):
-        other = "categories" if labels is None else "labels"
-        raise InputError("captions", f"set together with {other}", "expected categories, captions or labels")
-    if labels is not None and not Path(labels).exists():
-        raise InputError(labels, "no such file or folder", "expected the labels of some of the images")
+    _check_arguments(path, images, categories, captions, labels)
     weights = weights or (PHOTO_WEIGHTS if labels is not None else WEIGHTS)
     if Path(weights).suffix and not Path(weights).exists():
         raise InputError(weights, "no such file", "expected weights, a folder of transformers, or a name of its hub")
@@ -97,6 +88,26 @@ def init(
     return path
 
 
+def _check_arguments(
+    path: Path,
+    images: str | Path,
+    categories: Sequence[str] | None,
+    captions: str | Path | None,
+    labels: str | Path | None,
+) -> None:
+    if path.exists():
+        raise InputError(path, "already exists", "choose another name, or edit that file")
+    if not Path(images).is_dir() or not list_images(images):
+        raise InputError(images, "contains no images", "expected a folder of .jpg, .png or other images")
+    if categories is None and captions is None and labels is None:
+        raise InputError("categories", "missing", "expected categories, captions or labels")
+    if captions is not None and (categories is not None or labels is not None):
+        other = "categories" if labels is None else "labels"
+        raise InputError("captions", f"set together with {other}", "expected categories, captions or labels")
+    if labels is not None and not Path(labels).exists():
+        raise InputError(labels, "no such file or folder", "expected the labels of some of the images")
+
+
 def recipe_of(weights: str) -> Recipe:
     """The training recipe for a model's architecture, independent of where its weights come from."""
     config = config_of_file(weights)
@@ -116,7 +127,7 @@ def next_steps_after_init(path: Path) -> str:
     name = path.stem.removeprefix(PREFIX)
     annotations = config.data.annotations if config.data.kind != "glyphs" else Path()
     first = labels_path(annotations, 1)
-    look: list[object] = ["groundhog", "browse", first.parent, first.name, _images_of(path)]
+    look: list[object] = ["groundhog", "browse", first.parent, first.name, _images_of(path, first.parent)]
     look += ["-m", label_map_beside(annotations).name] if config.data.kind == "images" else []
     look += ["-o", f"outputs/{name}", "--not-show"]
     install = what_to_install(config.start.source)
@@ -134,10 +145,11 @@ or, with Prefect (restart `groundhog up` if it is already running):
   prefect deployment run self-train/{name} --watch"""
 
 
-def _images_of(path: Path) -> Path:
-    """Absolute, because `groundhog browse` takes relative folders from the data folder."""
+def _images_of(path: Path, data_root: Path) -> Path:
+    """As it is in the configuration, unless `groundhog browse` would find another folder below the data folder."""
     data = read_self_train(path).data
-    return data.images.resolve() if data.kind != "glyphs" else Path()
+    images = data.images if data.kind != "glyphs" else Path()
+    return images.absolute() if (data_root / images).is_dir() else images
 
 
 def _work_dir(name: str) -> str:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.distillation.config import DistillConfig, default_training
-from flows.evaluation.evaluate import EVALUATION_NAME
+from flows.evaluation.config import EVALUATION_NAME
 from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
+from flows.labelling.settings import settings_payload
 from flows.self_training.config import SelfTrainConfig, read_self_train
-from flows.self_training.gate import Verdict, judge_round, label_drift
+from flows.self_training.drift import label_drift
+from flows.self_training.gate import Verdict, judge_round
 from flows.self_training.labelled import split_labels
+from flows.self_training.messages import status
 from flows.self_training.review import browse_command, is_approved
 from flows.self_training.round import (
     Labelled,
@@ -47,7 +50,6 @@ from flows.self_training.state import (
     refuse_other_settings,
     round_folder,
     settings_of_rounds,
-    status,
     write_loop_state,
 )
 from formats.candidates import ImageProblem
@@ -226,7 +228,7 @@ class _Loop:
             self._labels.counts,
             metrics,
             Verdict(passed=True),
-            is_approved(manifest, asdict(self._config.policy)),
+            is_approved(manifest, settings_payload(self._config.policy)),
         )
         done = done._replace(verdict=self._judge(done))
         self._rounds[task.number - 1 :] = [done]
@@ -265,7 +267,7 @@ class _Loop:
 
     def _state(self, state: State, reason: str) -> LoopState:
         first_model = PRETRAINED if self._known is None else FINE_TUNED
-        policy = asdict(self._config.policy)
+        policy = settings_payload(self._config.policy)
         return LoopState(self._config.name, state, reason, policy, tuple(self._rounds), first_model, self._settings)
 
     def _write(self, state: State, reason: str) -> Path:

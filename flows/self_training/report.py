@@ -25,19 +25,10 @@ from browse.judged import CHANGES, JUDGED, JUDGED_LEGEND, draw_judged, verdicts
 from browse.page_style import headlines_of
 from flows.distillation.distill import RESULT_NAME
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
-from flows.self_training.gate import changed_records
+from flows.self_training.drift import changed_records
+from flows.self_training.messages import ending, model_of, score_title, state_rows
 from flows.self_training.review import browse_command
-from flows.self_training.state import (
-    PRETRAINED,
-    ROUNDS_NAME,
-    STUDENT_FOLDER,
-    LoopState,
-    ending,
-    model_of,
-    read_loop_state,
-    score_title,
-    state_rows,
-)
+from flows.self_training.state import PRETRAINED, ROUNDS_NAME, STUDENT_FOLDER, LoopState, read_loop_state
 from formats.candidates import read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.images import safe_join
@@ -200,8 +191,9 @@ def _headlines(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     labelled = [entry for entry in rounds if entry.meta]
     if labelled:
         last, counts = labelled[-1], labelled[-1].meta.get("counts", {})
-        without = pages.number(counts.get("lines_without_labels"))
-        figures.append((f"boxes in v{last.number}", pages.number(_boxes_in(counts)), f"{without} images without one"))
+        ignored, without = counts.get("ignored"), pages.number(counts.get("lines_without_labels"))
+        note = f"{ignored:,} more ignored; {without} images without any" if ignored else f"{without} images without one"
+        figures.append((f"boxes in v{last.number}", pages.number(_boxes_in(counts)), note))
         reviewed = pages.number(counts.get("reviewed"))
         figures.append((f"images in v{last.number}", pages.number(counts.get("lines")), f"{reviewed} of them reviewed"))
     return headlines_of(figures) if figures else ""
@@ -236,7 +228,9 @@ def _outcome(loop: LoopState | None) -> str:
     head, *rows = state_rows(loop)
     return pages.section(
         "Outcome",
-        pages.paragraph(html.escape(state)) + pages.paragraph(use) + pages.page_table(head, rows, numbers=False),
+        pages.paragraph(html.escape(state))
+        + pages.paragraph(use)
+        + pages.page_table([_capital(cell) for cell in head], rows, numbers=False),
     )
 
 
@@ -244,7 +238,7 @@ def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str], loop: Loo
     stems = _evaluation_stems(rounds)
     columns = [(stem, metric) for stem in stems for metric in _shown_metrics(rounds, stem)]
     head = ["Labels", "Made by", "Boxes", "Images without", "Quarantined"]
-    head += [f"{_curve_name(stem, names)}: {score_title(metric)}" for stem, metric in columns]
+    head += [_capital(f"{_curve_name(stem, names)}: {score_title(metric)}") for stem, metric in columns]
     rows = []
     for entry in rounds:
         counts = entry.meta.get("counts", {})
@@ -309,8 +303,8 @@ def _shown_metrics(rounds: Sequence[RoundOnDisk], stem: str) -> list[str]:
 
 def _curves(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     stems = _evaluation_stems(rounds)
-    if not stems:
-        return ""
+    if sum(bool(entry.evaluations) for entry in rounds) < 2:
+        return ""  # a single point is in the headline
     curves = {
         f"{score_title(_headline(next(e.evaluations[stem] for e in rounds if stem in e.evaluations)))}, "
         f"{_curve_name(stem, names)}": {e.number: e.evaluations[stem] for e in rounds if stem in e.evaluations}
@@ -383,7 +377,7 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
 def _changed_drawing(before: Record, after: Record, root: Path, titles: tuple[str, str]) -> pages.Drawing | None:
     try:
         image = reduced_picture(safe_join(root, after.filename), DRAWN_SIDE)
-    except (OSError, InputError):  # it has moved since it was labelled
+    except (OSError, InputError):  # moved since it was labelled
         return None
     changes = verdicts(after, before, excused=False)
     drawn = [
@@ -533,10 +527,21 @@ def _drawn(records: Iterable[Record], image_root: Path) -> Iterable[pages.Drawin
     for record in records:
         try:
             image = reduced_picture(safe_join(image_root, record.filename), DRAWN_SIDE)
-        except (OSError, InputError):  # it has moved since it was labelled
+        except (OSError, InputError):  # moved since it was labelled
             continue
-        count = len(record.instances or ()) + sum(len(region.boxes) for region in record.regions or ())
-        yield pages.Drawing(draw_record(image, record), record.filename, many(count, "box"))
+        yield pages.Drawing(draw_record(image, record), record.filename, _boxes_in_words(record))
+
+
+def _boxes_in_words(record: Record) -> str:
+    """ "2 boxes, 3 ignored"; "3 ignored" where all are."""
+    boxes = [(1, each.ignore) for each in record.instances or ()]
+    boxes += [(len(region.boxes), region.ignore) for region in record.regions or ()]
+    kept, ignored = (sum(count for count, ignore in boxes if ignore is which) for which in (False, True))
+    return ", ".join([many(kept, "box")] * (kept > 0 or not ignored) + [f"{ignored:,} ignored"] * (ignored > 0))
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
@@ -573,7 +578,8 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
             "labels": str(entry.labels or "not yet"),
         }
         settings |= {
-            f"policy: {name}": pages.setting_in_words(value) for name, value in entry.meta.get("policy", {}).items()
+            f"policy: {pages.name_in_words(name)}": pages.setting_in_words(value)
+            for name, value in entry.meta.get("policy", {}).items()
         }
         columns.append(settings)
     keys = list(dict.fromkeys(key for settings in columns for key in settings))

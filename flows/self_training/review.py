@@ -80,4 +80,4 @@ def is_approved(manifest: Manifest, policy: Mapping[str, Any]) -> bool:
 
 
 def _approved(manifest: Manifest, policy: Mapping[str, Any]) -> dict[str, Any]:
-    return {"plan": manifest.key, "policy": json.loads(json.dumps(policy))}
+    return {"plan": manifest.key, "policy": json.loads(json.dumps(policy, default=str))}

@@ -18,7 +18,7 @@ from flows.labelling.plan import prompt_label_map
 from flows.labelling.settings import Execution, View, settings_part
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
-from flows.self_training.labelled import LabelledSplit
+from flows.self_training.labelled import KnownLabels, LabelledSplit
 from flows.self_training.source import Source
 from flows.self_training.stages import RunName, Stages
 from flows.self_training.state import State
@@ -68,7 +68,7 @@ class Round:
     training: Path | None = None
     replaces_plans: bool = False
     known: LabelledSplit | None = None
-    known_share: float = 0.5
+    known_share: float = KnownLabels.share
 
     @property
     def text_encoder(self) -> Path | None:

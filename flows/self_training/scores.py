@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.evaluation.benchmarks import BenchmarkData, file_hashes
-from flows.evaluation.config import EvaluateConfig
-from flows.evaluation.evaluate import SAMPLES_NAME, evaluate_benchmark
+from flows.evaluation.config import SAMPLES_NAME, EvaluateConfig
+from flows.evaluation.evaluate import evaluate_benchmark
 from flows.labelling.manifest import Manifest
 from flows.labelling.settings import Workers
 from formats.io.files import write_json

@@ -13,21 +13,21 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from flows.labelling.manifest import read_manifest
 from flows.labelling.settings import DetectionSettings, settings_payload, values_of
 from flows.self_training.config import SelfTrainConfig
-from flows.self_training.gate import Drift, Evaluation, Verdict, payload_of
+from flows.self_training.drift import Drift
+from flows.self_training.gate import Evaluation, Verdict, payload_of
 from flows.self_training.review import add_corrections, approve
-from formats.dataset_names import labels_of_other_round
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
 from formats.io.locks import temporary_beside
 from formats.io.plurals import many
 from formats.io.storage import is_address
+from formats.io.values import brief_json
 from grounding_model.training.config import WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,9 @@ def refuse_other_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
     differing = list(_differences(loop.settings, settings))
     if not differing:
         return
-    listed = "; ".join(f"{name}: {_brief(old)} there, {_brief(new)} requested" for name, old, new in differing[:4])
+    listed = "; ".join(
+        f"{name}: {brief_json(before)} there, {brief_json(now)} requested" for name, before, now in differing[:4]
+    )
     if len(loop.rounds) == 1 and all(name.startswith("policy.") for name, _, _ in differing):
         logger.warning("v1 is filtered again with another policy (%s)", listed)
         return
@@ -196,11 +198,6 @@ def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, A
             yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
     elif before != now:
         yield name, before, now
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 def link_into(files: Iterable[Path], folder: Path) -> None:
@@ -242,104 +239,3 @@ def approve_round(work_dir: str | Path, number: int | None = None, reviewed: str
         add_corrections(manifest, reviewed, number)
     approve(manifest, loop.policy)
     return number
-
-
-# Text output
-
-
-def score_text(metrics: Mapping[str, Any]) -> str:
-    """The headline metric with its interval; "" without evaluation data."""
-    headline = metrics.get("headline")
-    if headline is None:
-        return "" if metrics.get("ap") is None else f"AP {metrics['ap']:.3f}"
-    payload = f"{score_title(headline)} {metrics[headline]:.3f}"
-    return payload if metrics.get("interval") is None else "{} ({:.3f} … {:.3f})".format(payload, *metrics["interval"])
-
-
-def score_title(headline: str) -> str:
-    """ "AP", "AP50" and "F1" in capitals; other names unchanged."""
-    return headline.upper() if headline in ("ap", "ap50", "f1") else headline
-
-
-def drift_of(drift: Drift | None) -> str:
-    """A summary of how the labels changed; "" for the first round."""
-    if drift is None:
-        return ""
-    return f"{drift.changed_share:.0%} of images, {drift.gained} gained, {drift.lost} lost, {drift.moved} moved"
-
-
-def box_count(done: RoundResult) -> int:
-    """The number of boxes, including those of a person."""
-    return done.counts["kept"] + done.counts.get("reviewed_boxes", 0)
-
-
-def gate_word(done: RoundResult) -> str:
-    """The outcome of a round at the gate."""
-    if done.approved:
-        return "approved"
-    if not done.verdict.passed:
-        return "stopped"
-    if done.verdict.reasons:
-        return "failed, gate.enabled is false"
-    if done.round == 1:
-        return "first"
-    return "passed, not significantly lower" if (done.verdict.gain or 0.0) < 0 else "passed"
-
-
-def gate_of(done: RoundResult) -> str:
-    """The outcome of a round at the gate, with the numbers it is based on."""
-    word = gate_word(done)
-    if done.round == 1:
-        return word
-    if done.verdict.interval is None:
-        return f"{word} (drift only)"
-    gain, (low, high) = done.verdict.gain, done.verdict.interval
-    return f"{word} ({gain:+.3f}, {low:+.3f} … {high:+.3f} over v{done.verdict.over})"
-
-
-def state_rows(loop: LoopState) -> list[tuple[str, ...]]:
-    """The header and one row per round: labels (the best with a star), model, boxes, its score, drift, gate."""
-    rows: list[tuple[str, ...]] = [("labels", "made by", "boxes", "held-out score", "label drift", "gate")]
-    for done in loop.rounds:
-        labels = f"v{done.round}{'*' if done.round == loop.best.round else ''}"
-        score, drift = score_text(done.metrics), drift_of(done.verdict.drift)
-        made_by = model_of(done.round, loop.first_model)
-        rows.append((labels, made_by, str(box_count(done)), score, drift, gate_of(done)))
-    return rows
-
-
-def model_of(number: int, first_model: str = PRETRAINED) -> str:
-    """Which model made the labels of this round: "pretrained", or "trained on v1"."""
-    return first_model if number == 1 else f"trained on v{number - 1}"
-
-
-def status(work_dir: str | Path) -> str:
-    """`groundhog rounds status`: a table of rounds, the state of the loop, and the best labels and weights."""
-    loop = read_loop_state(work_dir)
-    lines = [aligned_rows(state_rows(loop)), "* the best round: these labels and the weights that made them"]
-    lines += [f"v{each.round}: {reason}" for each in loop.rounds for reason in each.verdict.reasons]
-    lines.append(ending(loop.state, loop.rounds[-1].round, loop.reason))
-    lines += [f"labels:  {loop.best.labels}", f"weights: {loop.best.weights}"]
-    lines += [f"{path} is from an earlier run with other settings" for path in stale_labels(loop)]
-    return "\n".join(lines)
-
-
-def stale_labels(loop: LoopState) -> list[Path]:
-    """Labels of later rounds, left by an earlier run in the same work_dir that had more rounds."""
-    last, path = loop.rounds[-1], loop.rounds[-1].labels
-    if loop.state in ("running", "waiting"):
-        return []
-    later = (labels_of_other_round(path, last.round, number) for number in count(last.round + 1))
-    return list(takewhile(lambda labels: labels.is_file(), later))
-
-
-def ending(state: str, number: int, reason: str) -> str:
-    """The state of a loop: "stopped after v1: did not pass the gate: …". number: of its last round."""
-    where = state if state == "running" else f"{state} after v{number}"
-    return f"{where}: {reason}" if reason else where
-
-
-def aligned_rows(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text with columns below one another."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

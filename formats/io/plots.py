@@ -6,11 +6,13 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from formats.io.errors import InputError
 from formats.io.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_WRITER, _HEAD = b"Matplotlib", 512  # what the first bytes of its PNG files say
 DPI = 120  # pixels per inch of a file, so that text of 8 points is legible
 
 
@@ -29,6 +31,13 @@ def png_of(figure: Figure, dpi: int = DPI) -> bytes:
 
 
 def write_figure(path: str | Path, figure: Figure) -> None:
-    """Writes a figure as a PNG file, atomically. Raises OSError if `path` cannot be written."""
+    """Writes a figure as a PNG file, whole or not at all.
+
+    Raises InputError where another file than a plot is there already, and OSError where nothing may be written.
+    """
+    if Path(path).is_file():
+        with open(path, "rb") as file:
+            if _WRITER not in file.read(_HEAD):
+                raise InputError(path, "exists and is not a plot", "expected another name")
     with write_whole(path, "wb") as file:
         file.write(png_of(figure))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def singular(noun: str) -> str:
     """ "box" of "boxes"; the inverse of what many() makes."""
-    for plural, one in (("ies", "y"), ("xes", "x"), ("ses", "s"), ("ches", "ch")):
+    for plural, one in (("ies", "y"), ("ipses", "ipse"), ("xes", "x"), ("ses", "s"), ("ches", "ch")):
         if noun.endswith(plural):
             return noun.removesuffix(plural) + one
     return noun.removesuffix("s")

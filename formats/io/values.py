@@ -51,6 +51,12 @@ def _first_line(error: Exception) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+def brief_json(value: Any) -> str:
+    """The beginning of a value's JSON, for a message that compares two of them."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
 def describe_value(value: Any) -> str:
     """A value for a message: shortened, and of a container only its kind."""
     if isinstance(value, dict):

@@ -131,6 +131,12 @@ def _in_fixed_order(file: bytes) -> tuple[bytes, memoryview]:
     return len(text).to_bytes(8, "little") + text, memoryview(file)[8 + length :]
 
 
+def refuse_to_replace(path: str | Path) -> None:
+    """Raises InputError where a file is there already."""
+    if Path(path).is_file():
+        raise InputError(path, "already exists", "expected another name, or overwrite=True")
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether a file looks like safetensors, which begins with the length of its header and a brace."""
     with open(path, "rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -14,29 +15,43 @@ from grounding_model.inputs.tokens import TOKENIZER_FILES
 log = logging.getLogger(__name__)
 
 
+_CONFIG = ("config.json", "preprocessor_config.json", *TOKENIZER_FILES)
+# Patterns of the weights' files. Most repositories have both kinds; the second is fetched where the first is missing.
+_WEIGHTS = (("*.safetensors", "*.safetensors.index.json"), ("pytorch_model*.bin", "pytorch_model.bin.index.json"))
+
+
 def download(name: str) -> Path:
     """The folder of a hub repository, from the cache or the network. Raises InputError if it cannot be downloaded."""
-    patterns = [
-        "config.json",
-        "preprocessor_config.json",
-        *TOKENIZER_FILES,
-        "*.safetensors",
-        "*.safetensors.index.json",
-    ]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if (folder / "config.json").is_file():
+        folder = Path(snapshot_download(name, allow_patterns=[*_CONFIG, *_WEIGHTS[0]], local_files_only=True))
+        if (folder / "config.json").is_file() and _has_weights(folder):
             return folder
     except (LocalEntryNotFoundError, HFValidationError):
         pass
     log.info("downloading %s from the Hugging Face hub", name)
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        for weights in _WEIGHTS:
+            folder = Path(snapshot_download(name, allow_patterns=[*_CONFIG, *weights]))
+            if _has_weights(folder):
+                break
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or pass a folder"
         ) from None
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether the snapshot has weights, which one does not whose download was interrupted."""
+    indexes = [*folder.glob("*.index.json")]
+    if not indexes:
+        return any(next(folder.glob(pattern), None) for pattern, _ in _WEIGHTS)
+    try:
+        listed = json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()
+        return all((folder / str(file)).is_file() for file in listed)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return True  # the reader says what is wrong with it
 
 
 def download_file(name: str, file: str) -> Path:

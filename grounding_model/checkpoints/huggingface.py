@@ -16,9 +16,9 @@ from torch import Tensor
 from formats.io.errors import InputError
 from formats.io.files import load_json
 from formats.io.values import Table, describe_value
-from grounding_model.checkpoints.checkpoint import LABEL_EMBEDDING, Weights, draw_label_embedding
+from grounding_model.checkpoints.checkpoint import LABEL_EMBEDDING, Weights, draw_label_embedding, is_safetensors
 from grounding_model.checkpoints.infer_config import OFFICIAL, Hints, config_of
-from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
+from grounding_model.checkpoints.safe_pickle import describe_head, read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import counted_maps, hugging_face_table, without_wrappers
 from grounding_model.inputs.tokens import SPECIAL_TOKENS, TOKENIZER_FILES, CaptionTokenizer
 from grounding_model.model.config import ModelConfig, SwinBackbone
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import GroundingDinoConfig, MMGroundingDinoConfig
 
 MODEL_TYPES = {"mm-grounding-dino": "MM-Grounding-DINO", "grounding-dino": "Grounding DINO"}
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # whole, or in parts that NAME.index.json lists
 CONSTANT_SETTINGS = {  # constants of the architecture; with other values it is an unsupported model
     "two_stage": True,
     "embedding_init_target": True,
@@ -93,30 +93,42 @@ _EXPECTED_INDEX = 'expected {"weight_map": {"name of a tensor": "file beside it"
 
 
 def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
-    index = folder / "model.safetensors.index.json"
+    """The tensors, and the file that names them; of several, the one that transformers prefers."""
     try:
-        if index.is_file():
-            files = Table(load_json(index, _EXPECTED_INDEX), index, _EXPECTED_INDEX).table("weight_map")
-            tensors: dict[str, Tensor] = {}
-            for shard in sorted({Path(files.text(name)).name for name in files.keys()}):  # noqa: SIM118 - not a dict
-                path = folder / shard
-                if not path.is_file():  # reading a named pipe would block
-                    what = f"lists {describe_value(shard)}, which does not exist beside it"
-                    raise InputError(index, what, "download the whole folder")
-                shard_tensors = load_file(path)
-                if twice := next((name for name in shard_tensors if name in tensors), None):
-                    raise InputError(path, f"contains {twice}, as another file does", "download the whole folder")
-                tensors |= shard_tensors
-            return tensors, index
         for name in WEIGHT_FILES:
-            path = folder / name
-            if path.is_file():
-                return load_file(path) if path.suffix == ".safetensors" else read_pickled_checkpoint(path).tensors, path
+            if (path := folder / name).is_file():
+                return _read_file(path), path
+            if (index := folder / f"{name}.index.json").is_file():
+                return _read_shards(index), index
     except InputError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(folder, f"its weights cannot be read ({error})", "download them again") from None
     raise InputError(folder, "has no weights", f"expected {' or '.join(WEIGHT_FILES)}")
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    files = Table(load_json(index, _EXPECTED_INDEX), index, _EXPECTED_INDEX).table("weight_map")
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted({Path(files.text(name)).name for name in files.keys()}):  # noqa: SIM118 - not a dict
+        path = index.parent / shard
+        if not path.is_file():  # a pipe of that name would be waited for
+            what = f"names {describe_value(shard)}, and there is no such file beside it"
+            raise InputError(index, what, "download the whole folder")
+        shard_tensors = _read_file(path)
+        if twice := next((name for name in shard_tensors if name in tensors), None):
+            raise InputError(path, f"contains {twice}, as a file before it does", "download the whole folder")
+        tensors |= shard_tensors
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return read_pickled_checkpoint(path).tensors
+    if not is_safetensors(path):
+        what = describe_head(path).replace("a PyTorch file", "a safetensors file")
+        raise InputError(path, what, "download it again")
+    return load_file(path)
 
 
 def _unshared(tensors: Mapping[str, Tensor], settings: Table, decoder_layers: int) -> dict[str, Tensor]:

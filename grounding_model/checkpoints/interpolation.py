@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from formats.io.errors import InputError
-from grounding_model.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from grounding_model.checkpoints.checkpoint import Checkpoint, refuse_to_replace, save_checkpoint
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.checkpoints.weight_names import counted
 from grounding_model.checkpoints.weights import load_checkpoint
@@ -97,10 +97,16 @@ def write_interpolation(
     alpha: float,
     text_encoder: str | Path | None = None,
     half: bool = False,
+    overwrite: bool = False,
 ) -> None:
-    """`groundhog weights interpolate`: writes the interpolated model, with the hashes of both in its provenance."""
+    """`groundhog weights interpolate`: the interpolated model as one file; its provenance contains both hashes.
+
+    overwrite: replace a file that is there; without it, InputError.
+    """
     if Path(destination).suffix != ".safetensors":
         raise InputError(destination, "is not a .safetensors file", "expected a name ending in .safetensors")
+    if not overwrite:
+        refuse_to_replace(destination)
     save_checkpoint(destination, *interpolate(base, tuned, alpha, text_encoder), half=half)
 
 

@@ -88,7 +88,7 @@ def checkpoint_hash(source: str | Path) -> str:
         return sha256_of(path)
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()):
-        if file.suffix in {".safetensors", ".bin", ".json", ".txt"}:
+        if file.suffix in {".safetensors", ".bin", ".json", ".txt"} and file.is_file():
             digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
     return digest.hexdigest()
 

@@ -27,6 +27,7 @@ from grounding_model.checkpoints.checkpoint import (
     draw_label_embedding,
     is_safetensors,
     read_ours,
+    refuse_to_replace,
     save_checkpoint,
 )
 from grounding_model.checkpoints.huggingface import read_folder, save_folder
@@ -72,11 +73,15 @@ def convert_checkpoint(
     text_encoder: str | Path | None = None,
     half: bool = False,
     backbone: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Converts any checkpoint to our format (destination ends in .safetensors) or to a transformers folder.
 
-    backbone: as in save_checkpoint, to leave the backbone out of our file.
+    backbone: as in save_checkpoint, to leave the backbone out of our file. overwrite: replace an existing
+    file; otherwise this raises InputError, since a checkpoint may be days of training.
     """
+    if not overwrite:
+        refuse_to_replace(destination)
     checkpoint = load_checkpoint(source, text_encoder)
     provenance = {**checkpoint.provenance, "converted from": str(source), "source sha256": checkpoint_hash(source)}
     if Path(destination).suffix == ".safetensors":
@@ -144,6 +149,9 @@ def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
         raise InputError(path, "no such file", "expected the path of a checkpoint")
     if is_safetensors(path):
         return read_ours(path)
+    if path.suffix.lower() == ".onnx":
+        what = "is an ONNX file, which can detect, but not be trained or converted"
+        raise InputError(path, what, "expected the folder of the student that it was exported from")
     if path.suffix == ".safetensors":
         what = describe_head(path).replace("is not a PyTorch file", "is not a safetensors file")
         raise InputError(path, what, "expected a complete safetensors file: download it or write it again")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from formats.io.errors import InputError
 from formats.record import Span
+from grounding_model.inputs.image_batch import send
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")  # that load_tokenizer looks for in a folder
 SEPARATORS = ("[CLS]", "[SEP]", ".", "?")
@@ -78,7 +79,7 @@ class TextBatch(NamedTuple):
     attention: Tensor
 
     def to(self, device: torch.device | str) -> TextBatch:
-        return TextBatch(*(tensor.to(device) for tensor in self))
+        return TextBatch(*(send(tensor, torch.device(device)) for tensor in self))
 
 
 def tokenize(captions: Sequence[str], tokenizer: CaptionTokenizer, max_tokens: int = 256) -> TextBatch:

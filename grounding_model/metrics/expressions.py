@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask
 
+from formats.boxes import MATCH_IOU
 from formats.io.errors import InputError
 from formats.record import Box, Record, Region
 from grounding_model.metrics.coco import aligned
 from grounding_model.metrics.pairing import paired_captions, regions_to_find
 from grounding_model.metrics.phrases import best_first, rank_of_first_hit, shares, with_sizes
 
+EXPRESSION_SCORE = 0.7  # from which a box answers an expression of gRefCOCO, as in the reference
+
 
 def expression_precision(
-    truth: Sequence[Record], predictions: Sequence[Record], ks: Sequence[int] = (1, 5, 10), iou: float = 0.5
+    truth: Sequence[Record], predictions: Sequence[Record], ks: Sequence[int] = (1, 5, 10), iou: float = MATCH_IOU
 ) -> dict[int, float]:
     """Precision@k as on RefCOCO: the share of expressions for which one of the best k boxes has IoU >= iou with the
     target.
@@ -30,7 +33,7 @@ def expression_precision(
 
 
 def expression_ranks(
-    truth: Sequence[Record], predictions: Sequence[Record], iou: float = 0.5
+    truth: Sequence[Record], predictions: Sequence[Record], iou: float = MATCH_IOU
 ) -> list[list[int | None]]:
     """For each true record, [rank of the first matching box], or [] without a target. See expression_precision."""
     ranks = []
@@ -76,9 +79,9 @@ def evaluate_generalized_expressions(
     truth: Sequence[Record],
     predictions: Sequence[Record],
     *,
-    score_threshold: float = 0.7,
+    score_threshold: float = EXPRESSION_SCORE,
     f1_threshold: float = 1.0,
-    iou: float = 0.5,
+    iou: float = MATCH_IOU,
 ) -> GeneralizedResult:
     """gRefCOCO's metrics (He et al. 2023, GREC), in which an expression may have no target, one or several.
 
@@ -100,7 +103,11 @@ def evaluate_generalized_expressions(
 
 
 def expression_matches(
-    truth: Sequence[Record], predictions: Sequence[Record], *, score_threshold: float = 0.7, iou: float = 0.5
+    truth: Sequence[Record],
+    predictions: Sequence[Record],
+    *,
+    score_threshold: float = EXPRESSION_SCORE,
+    iou: float = MATCH_IOU,
 ) -> list[ExpressionMatch]:
     """The match of each true record; arguments as in evaluate_generalized_expressions."""
     matches = []

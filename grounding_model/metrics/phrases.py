@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask
 
+from formats.boxes import MATCH_IOU
 from formats.io.errors import InputError
 from formats.record import Box, Record, Region, Span
 from grounding_model.metrics.pairing import paired_captions, regions_to_find
@@ -16,7 +17,7 @@ def recall_at(
     truth: Sequence[Record],
     predictions: Sequence[Record],
     ks: Sequence[int] = (1, 5, 10),
-    iou: float = 0.5,
+    iou: float = MATCH_IOU,
     merge_boxes: bool = False,
 ) -> dict[int, float]:
     """Recall@k of phrase grounding: the share of phrases for which one of the best k boxes has IoU >= iou with a true
@@ -32,7 +33,7 @@ def recall_at(
 
 
 def phrase_ranks(
-    truth: Sequence[Record], predictions: Sequence[Record], iou: float = 0.5, merge_boxes: bool = False
+    truth: Sequence[Record], predictions: Sequence[Record], iou: float = MATCH_IOU, merge_boxes: bool = False
 ) -> list[list[int | None]]:
     """For each true record, the rank of the first matching box for each phrase that counts, as in recall_at."""
     return [

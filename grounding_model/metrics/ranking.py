@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+BLOCK = 1 << 17  # numbers that are handled at once: small enough for a processor's cache
+
 
 class Ranking(NamedTuple):
     """The detections of one category in all images, best first."""
@@ -53,25 +55,19 @@ class Ranking(NamedTuple):
             images[order].astype(np.int64), counted, places[rows][found], correct[:, found], to_find, recall_steps
         )
 
-    def precision_at_recall(self, draw: np.ndarray | None = None, epsilon: float = 0.0) -> np.ndarray | None:
+    def precision_at_recall(self, epsilon: float = 0.0) -> np.ndarray | None:
         """(T, R): the best precision at each recall or any higher one; 0 for a recall that is not reached.
 
-        draw: (I,) int64, how often each image is in a bootstrap resample; None: once. epsilon: added to the number of
-        detections, as in pycocotools. Returns None if there are no true boxes.
-        The copies of an image that was drawn several times need not be ranked one by one: copies of a detection have
-        adjacent ranks, and precision between copies of a correct one is below that after the last, so their number can
-        be used as a weight.
+        epsilon: is added to the number of detections, as pycocotools does. Returns None where there is no box to find.
         """
-        draw = np.ones(len(self.to_find), dtype=np.int64) if draw is None else draw
-        to_find = int(draw @ self.to_find)
+        to_find = int(self.to_find.sum())
         if to_find == 0:
             return None
         levels = np.zeros((len(self.correct), len(self.recall_steps)))
         if not len(self.places):
             return levels
-        weights = draw[self.images]
-        seen = np.cumsum(self.counted * weights, axis=1)[:, self.places]  # (T or 1, C)
-        correct = np.cumsum(self.correct * weights[self.places], axis=1)  # (T, C)
+        seen = np.cumsum(self.counted, axis=1)[:, self.places]  # (T or 1, C)
+        correct = np.cumsum(self.correct, axis=1)  # (T, C)
         precision = correct / (np.maximum(seen, 1) + epsilon)
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         for level, line, reached in zip(levels, best_from_here, correct / to_find):
@@ -79,3 +75,44 @@ class Ranking(NamedTuple):
             attained = places < len(line)
             level[attained] = line[places[attained]]
         return levels
+
+    def average_precisions(self, draws: np.ndarray) -> np.ndarray:
+        """(S,): AP in each of some draws of images, NaN where a draw has no box to find. draws: (S, I) int64.
+
+        The mean of `precision_at_recall`, with images drawn more than once or not at all. Copies of a detection rank
+        next to each other, and precision between two copies of a correct one is below that after them: so their number
+        is a weight, and nothing is repeated. A correct box raises recall past some recall steps, and the precision
+        there counts that many times.
+        """
+        with_boxes = np.flatnonzero(self.to_find)
+        to_find = draws[:, with_boxes] @ self.to_find[with_boxes]  # (S,)
+        values = np.where(to_find > 0, 0.0, np.nan)
+        if not len(self.places):
+            return values
+        last = self.places[-1] + 1  # what ranks lower changes nothing
+        together = max(1, BLOCK // (len(self.counted) * last + self.correct.size))
+        for start in range(0, len(draws), together):
+            part = slice(start, start + together)
+            weights = np.take(draws[part].astype(np.int32), self.images[:last], axis=1)
+            sums = self._sums_over_steps(weights, to_find[part])
+            values[part] += sums / (len(self.correct) * len(self.recall_steps))
+        return values
+
+    def _sums_over_steps(self, weights: np.ndarray, to_find: np.ndarray) -> np.ndarray:
+        """(S,): the sum of precisions over recall steps and thresholds. weights: (S, n), of each detection."""
+        counted = self.counted[:, : weights.shape[1]]
+        weighed = weights[:, None] if counted.all() else counted * weights[:, None]  # (S, T or 1, n)
+        after_the_one_before = np.concatenate([[0], self.places[:-1] + 1])
+        seen = np.cumsum(np.add.reduceat(weighed, after_the_one_before, axis=2), axis=2)  # (S, T or 1, C)
+        correct = np.cumsum(self.correct * weights[:, None, self.places], axis=2)  # (S, T, C)
+        precision = correct / np.maximum(seen, 1)
+        best_from_here = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
+        passed = _steps_passed(to_find, int(correct.max()), self.recall_steps)  # (S, number of correct ones + 1)
+        after = passed[np.arange(len(correct))[:, None, None], correct]
+        return np.einsum("stc,stc->s", best_from_here, np.diff(after, axis=2, prepend=0))
+
+
+def _steps_passed(to_find: np.ndarray, most: int, recall_steps: np.ndarray) -> np.ndarray:
+    """(S, most + 1): how many recall steps are reached once 0 … most boxes are found. to_find: (S,)."""
+    recall = np.arange(most + 1) / np.maximum(to_find, 1)[:, None]
+    return np.searchsorted(recall_steps, recall, side="right")

@@ -46,6 +46,8 @@ class PaddedTargets(NamedTuple):
     wanted: Tensor  # (B, T) bool, True for boxes that have to be found
     ignored: Tensor  # (B, T) bool, True for boxes that are neither positive nor negative
     scale: Tensor  # (B, 1, 4) width, height, width, height of the content in pixels
+    any_wanted: bool  # known once a batch, since each question to a GPU waits for it
+    any_ignored: bool
 
 
 def pad_targets(targets: Sequence[Target]) -> PaddedTargets:
@@ -54,11 +56,16 @@ def pad_targets(targets: Sequence[Target]) -> PaddedTargets:
     def padded(rows: list[Tensor]) -> Tensor:
         return pad_sequence(rows, batch_first=True)
 
+    ignored = padded([target.ignore for target in targets])
+    wanted = padded([~target.ignore for target in targets])
+    any_wanted, any_ignored = torch.stack((wanted.any(), ignored.any())).tolist()
     return PaddedTargets(
         boxes=padded([target.boxes for target in targets]),
         tokens=padded([target.tokens for target in targets]),
         weights=padded([target.weights for target in targets]),
-        wanted=padded([~target.ignore for target in targets]),
-        ignored=padded([target.ignore for target in targets]),
+        wanted=wanted,
+        ignored=ignored,
         scale=targets[0].boxes.new_tensor([[target.size[::-1] * 2] for target in targets]),
+        any_wanted=any_wanted,
+        any_ignored=any_ignored,
     )

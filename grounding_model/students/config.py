@@ -108,6 +108,16 @@ class FromStudent:
         return self.student not in STUDENTS and (Path(self.student).is_dir() or self.student.startswith("hf:"))
 
 
+def is_onnx(source: str | Path) -> bool:
+    """Whether source is an ONNX file, such as a student was exported to."""
+    return Path(source).suffix.lower() == ".onnx" and Path(source).is_file()
+
+
+def has_own_classes(source: str | Path) -> bool:
+    """Whether source is a detector with fixed classes, in a folder or an ONNX file, which needs no prompt."""
+    return is_student(source) or is_onnx(source)
+
+
 def is_student(source: str | Path) -> bool:
     """Whether source is a folder with a closed-set detector that students.files.load_student can read."""
     try:

@@ -50,6 +50,7 @@ class StudentDetector:
         self.student = student.to(device).eval()
         self.device = torch.device(device)
         self.provenance = student.provenance
+        self.names = student.names
 
     def predict(self, images: Any, prompt: Any = None, **settings: Any) -> list[Record]:
         """Returns one record per image; raises InputError at the first unusable image, as Detector.predict does.

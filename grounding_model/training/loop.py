@@ -98,7 +98,7 @@ def run_training(config: TrainConfig, on_progress: Callable[[dict[str, Any]], No
     commit = source_commit()  # now: the source tree may change during training
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
     with _alone_in(config.work_dir), _threads(config.threads), joined_processes(config.device) as processes:
-        return _train(config, held_out, processes, commit, on_progress)
+        return _Training(config, held_out, processes, commit, on_progress).train()
 
 
 def _alone_in(work_dir: Path) -> AbstractContextManager[None]:
@@ -121,101 +121,124 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(
-    config: TrainConfig,
-    held_out: Sequence[LabelledImages],
-    processes: Processes,
-    commit: str,
-    on_progress: Callable[[dict[str, Any]], None] | None,
-) -> TrainResult:
-    device = choose_device(config.device)
-    settings = run_on_first(lambda: settings_with_effect(config))  # reads whole data sets for their hashes
-    datasets = [open_for_training(data) for data in config.datasets]
-    torch.manual_seed(config.seed)
-    learner = new_learner(config, datasets)
-    learner.check_categories(held_out)
-    learner.check_memory(device)
-    model = learner.model
-    # Channels last: convolutions take a fifth less time on a CPU, and less on a GPU in bfloat16.
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    frozen = freeze(model, config.frozen)
-    steps = total_steps(config, datasets)
-    validate_every = config.validate_every or _epochs_in_steps(config, datasets, config.validate_every_epochs)
-    run = TrainingState(learner, config, processes)
-    if processes.count > 1:  # dropout and noise differ between processes
-        torch.manual_seed(config.seed + processes.index)
-    run.resume(config.work_dir / STATE_FILE, settings)
+class _Training:
+    """One run: everything that is made before its first step, its steps, and what it leaves."""
 
-    log = TrainingLog(config.work_dir, run.step, on_progress, processes.is_first, config.tensorboard)
-    meter = Meter(device, processes.count)
-    full_rate = scaled_rate(config.optimizer, config.total_batch_size)
-    batches = iter(_loader(config, datasets, learner, run.step, steps, device, processes))
+    def __init__(
+        self,
+        config: TrainConfig,
+        held_out: Sequence[LabelledImages],
+        processes: Processes,
+        commit: str,
+        on_progress: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        self._config, self._held_out, self._processes = config, held_out, processes
+        self._device = choose_device(config.device)
+        self._settings = run_on_first(lambda: settings_with_effect(config))  # reads whole data sets for their hashes
+        self._datasets = [open_for_training(data) for data in config.datasets]
+        torch.manual_seed(config.seed)
+        self._learner = new_learner(config, self._datasets)
+        self._learner.check_categories(held_out)
+        self._learner.check_memory(self._device)
+        # Channels last: convolutions take a fifth less time on a CPU, and less on a GPU in bfloat16.
+        self._learner.model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._frozen = freeze(self._learner.model, config.frozen)
+        self._steps = total_steps(config, self._datasets)
+        self._validate_every = config.validate_every or _epochs_in_steps(
+            config, self._datasets, config.validate_every_epochs
+        )
+        self._origin = provenance(self._steps, self._settings, commit)
+        self._run = TrainingState(self._learner, config, processes)
+        if processes.count > 1:  # dropout and noise differ between processes
+            torch.manual_seed(config.seed + processes.index)
+        self._run.resume(config.work_dir / STATE_FILE, self._settings)
+        self._log = TrainingLog(config.work_dir, self._run.step, on_progress, processes.is_first, config.tensorboard)
+        self._meter = Meter(self._device, processes.count)
 
-    def validate_now() -> None:
+    def train(self) -> TrainResult:
+        config, run, processes = self._config, self._run, self._processes
+        loader = _loader(config, self._datasets, self._learner, run.step, self._steps, self._device, processes)
+        batches = iter(loader)
+        if self._is_due(self._validate_every) and run.step not in self._log.validated:  # killed during validation
+            self._validate()
+        if processes.is_first:
+            print(self._announcement(), file=sys.stderr, flush=True)
+        hidden = run.step == self._steps or not processes.is_first
+        shown = show_progress(total=self._steps, initial=run.step, desc="train", unit="step", hidden=hidden)
+        with shown as bar, _one_thread_cv2():
+            while run.step < self._steps:
+                line = self._next_step(batches)
+                bar.update()
+                if line is not None:
+                    bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+                if self._is_due(config.checkpoint_every):
+                    run.save(config.work_dir / STATE_FILE, self._settings)
+                    self._log.draw()
+                if self._is_due(self._validate_every):
+                    self._validate()
+                    self._meter.restart_clock()
+        return self._finished()
+
+    def _next_step(self, batches: Iterator[Batch | InputError]) -> dict[str, Any] | None:
+        """Takes one step; returns what it has logged."""
+        config, run = self._config, self._run
+        set_training(run.model, self._frozen)
+        full_rate = scaled_rate(config.optimizer, config.total_batch_size)
+        rate = learning_rate_at(run.step, self._steps, config.optimizer, full_rate)
+        micro_batches = [_usable(batch) for batch in islice(batches, config.accumulate)]
+        losses, norm = _step(run, config, micro_batches, rate, self._device)
+        run.step += 1
+        for batch in micro_batches:
+            run.problems.update(batch.problems)
+        self._meter.add(losses, norm, sum(len(batch.targets) for batch in micro_batches))
+        if run.step % config.log_every and run.step != self._steps:
+            return None
+        return self._log.write({"step": run.step, "learning_rate": rate} | self._meter.read())
+
+    def _is_due(self, every: int) -> bool:
+        step = self._run.step
+        return bool(every and step and (step % every == 0 or step == self._steps))
+
+    def _validate(self) -> None:
         """Validates the weights that would be saved now, and saves them if they are the best so far."""
-        detector = learner.detector(device)
+        config, run, log = self._config, self._run, self._log
+        detector = self._learner.detector(self._device)
         with run.averaged():
-            numbers = validate(detector, held_out, config.validate_scale, config.batch_size, processes, run.problems)
+            numbers = validate(
+                detector, self._held_out, config.validate_scale, config.batch_size, self._processes, run.problems
+            )
             best = log.best_ap
             log.write({"step": run.step} | numbers)
-            if config.keep_best and processes.is_first and log.best_ap > best:
-                origin = provenance(steps, settings, commit) | {"step": str(run.step), "ap": str(log.best_ap)}
-                learner.save(config.work_dir / learner.best_name, origin)
+            if config.keep_best and self._processes.is_first and log.best_ap > best:
+                origin = self._origin | {"step": str(run.step), "ap": str(log.best_ap)}
+                self._learner.save(config.work_dir / self._learner.best_name, origin)
 
-    def is_due(every: int) -> bool:
-        return bool(every and run.step and (run.step % every == 0 or run.step == steps))
+    def _finished(self) -> TrainResult:
+        """Saves the weights and reports what was skipped."""
+        config, run, log, learner = self._config, self._run, self._log, self._learner
+        checkpoint = config.work_dir / learner.weights_name
+        run.load_average()
+        problems = sum_counts(run.problems)
+        if self._processes.is_first:
+            run.model.eval()
+            learner.save(checkpoint, self._origin)
+            log.draw(finished=True)
+            for problem, count in problems.most_common():
+                print(f"skipped {many(count, 'time')}: {problem}", file=sys.stderr)
+        has_best = bool(log.validated) and config.keep_best
+        best, best_ap = (config.work_dir / learner.best_name, log.best_ap) if has_best else (None, None)
+        return TrainResult(checkpoint, log.last, log.path, dict(problems), best, best_ap)
 
-    if is_due(validate_every) and run.step not in log.validated:  # killed during validation
-        validate_now()
-    if processes.is_first:
-        print(_announcement(config, device, datasets, run.step, steps, log.path), file=sys.stderr, flush=True)
-    hidden = run.step == steps or not processes.is_first
-    shown = show_progress(total=steps, initial=run.step, desc="train", unit="step", hidden=hidden)
-    with shown as bar, _one_thread_cv2():
-        while run.step < steps:
-            set_training(model, frozen)
-            rate = learning_rate_at(run.step, steps, config.optimizer, full_rate)
-            micro_batches = [_usable(batch) for batch in islice(batches, config.accumulate)]
-            losses, norm = _step(run, config, micro_batches, rate, device)
-            run.step += 1
-            for batch in micro_batches:
-                run.problems.update(batch.problems)
-            meter.add(losses, norm, sum(len(batch.targets) for batch in micro_batches))
-            bar.update()
-            if run.step % config.log_every == 0 or run.step == steps:
-                line = log.write({"step": run.step, "learning_rate": rate} | meter.read())
-                bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
-            if is_due(config.checkpoint_every):
-                run.save(config.work_dir / STATE_FILE, settings)
-                log.draw()
-            if is_due(validate_every):
-                validate_now()
-                meter.restart_clock()
-
-    checkpoint = config.work_dir / learner.weights_name
-    run.load_average()
-    problems = sum_counts(run.problems)
-    if processes.is_first:
-        model.eval()
-        learner.save(checkpoint, provenance(steps, settings, commit))
-        log.draw(finished=True)
-        for problem, count in problems.most_common():
-            print(f"skipped {many(count, 'time')}: {problem}", file=sys.stderr)
-    has_best = bool(log.validated) and config.keep_best
-    best, best_ap = (config.work_dir / learner.best_name, log.best_ap) if has_best else (None, None)
-    return TrainResult(checkpoint, log.last, log.path, dict(problems), best, best_ap)
-
-
-def _announcement(
-    config: TrainConfig, device: torch.device, datasets: Sequence[LabelledImages], step: int, steps: int, log: Path
-) -> str:
-    """Describes the planned run, for somebody who reads the log hours later."""
-    if step == steps:
-        return f"train: all {many(steps, 'step')} already done; writing the weights; log: {log}"
-    count = many(steps, "step") if step == 0 else f"steps {step + 1} to {steps}"
-    images = many(sum(len(dataset) for dataset in datasets), "image")
-    per_step = many(config.total_batch_size, "image")
-    return f"train: {count} of {per_step} on {device}, from {images} of {many(len(datasets), 'data set')}; log: {log}"
+    def _announcement(self) -> str:
+        """Describes the planned run, for somebody who reads the log hours later."""
+        step, steps, log = self._run.step, self._steps, self._log.path
+        if step == steps:
+            return f"train: all {many(steps, 'step')} already done; writing the weights; log: {log}"
+        count = many(steps, "step") if step == 0 else f"steps {step + 1} to {steps}"
+        images = many(sum(map(len, self._datasets)), "image")
+        per_step = many(self._config.total_batch_size, "image")
+        data_sets = many(len(self._datasets), "data set")
+        return f"train: {count} of {per_step} on {self._device}, from {images} of {data_sets}; log: {log}"
 
 
 def _of_these_processes(config: TrainConfig) -> TrainConfig:

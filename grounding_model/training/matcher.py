@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from grounding_model.model import boxes as box_maths
@@ -69,6 +68,8 @@ def match_sets(
 
 def _pairs(total: np.ndarray, to_match: np.ndarray, repeats: int, parts: dict[str, Tensor]) -> np.ndarray:
     """(B, Q, T) costs, (B, T) bool -> (3, M): image, query and box of each pair."""
+    from scipy.optimize import linear_sum_assignment  # half a second, which labelling before a training need not wait
+
     pairs = []
     for image, cost in enumerate(total):
         rows = np.flatnonzero(to_match[image])

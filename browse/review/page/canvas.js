@@ -193,6 +193,7 @@ export class Canvas {
   draw() {
     byId("hidden-sign").hidden = !this.hidden || !state.line;
     this.overlay.replaceChildren();
+    this.overlay.classList.toggle("many", state.boxes.length > MANY);
     this.tags.replaceChildren();
     this.drawn = [];
     this.unplaced = [];

@@ -30,30 +30,41 @@ export function closeCrops() {
   byId("stage").focus();
 }
 
-async function load() {
+// keep: the list is that of before with a change: its place on the screen stays.
+async function load(keep = false) {
   const body = {
     view: state.view.view, label: Number(byId("crops-label").value), words: byId("crops-words").value.trim(),
     sort: byId("crops-sort").value, like: grid.like,
     low: state.query.low ?? 0, high: state.query.high ?? 1,
   };
   const mine = (grid.loads += 1);
-  byId("crops-count").textContent = body.sort === "similar" ? "comparing the crops …" : "";
+  if (body.sort === "similar") byId("crops-count").textContent = "comparing the crops …";
+  const frame = byId("crops-grid");
+  const before = keep ? { top: frame.scrollTop, first: Math.min(...grid.chosen), rows: grid.rows.length } : null;
+  const end = Math.ceil((before?.rows ?? 0) / WINDOW) * WINDOW || WINDOW;
   let list;
+  let rows = [];
   try {
     list = await ask("crops", body);
+    for (let start = 0; start < Math.min(end, list.count); start += WINDOW) rows = rows.concat(await fetchRows(list, start));
   } catch (error) {
     return showBanner(error.message);
   }
   if (mine !== grid.loads) return; // another list was requested meanwhile
-  grid.list = list;
+  Object.assign(grid, { list, fetched: { list, end }, ended: end >= list.count ? list : null });
   grid.rows = [];
   grid.chosen.clear();
   grid.anchor = null;
-  byId("crops-grid").replaceChildren();
-  byId("crops-grid").scrollTop = 0;
+  frame.replaceChildren();
+  for (const row of rows) add(row);
+  frame.scrollTop = before?.top ?? 0;
   draw();
-  await more();
-  byId("crops-grid").querySelector("button")?.focus();
+  const here = Number.isFinite(before?.first) ? Math.min(before.first, rows.length - 1) : 0;
+  (frame.children[here] ?? frame).focus({ preventScroll: keep });
+}
+
+async function fetchRows(list, start) {
+  return (await ask(`crops/${list.crops}/rows?start=${start}&count=${WINDOW}`)).rows;
 }
 
 async function more() {
@@ -61,8 +72,8 @@ async function more() {
   grid.loading = true;
   try {
     const { list } = grid;
-    const start = grid.fetched?.list === list ? grid.fetched.end : 0;
-    const { rows } = await ask(`crops/${list.crops}/rows?start=${start}&count=${WINDOW}`);
+    const start = grid.fetched.end;
+    const rows = await fetchRows(list, start);
     if (list !== grid.list) return;
     grid.fetched = { list, end: start + WINDOW };
     if (start + WINDOW >= list.count) grid.ended = list;
@@ -87,7 +98,7 @@ function add(row) {
   picture.alt = "";
   picture.loading = "lazy";
   const words = make("span", "words");
-  words.append(make("bdi", "", row.name), make("span", "score", row.score === null ? " by hand" : ` ${row.score.toFixed(2)}`));
+  words.append(make("bdi", "", row.name), make("span", "score", row.score === null ? "by hand" : row.score.toFixed(2)));
   crop.append(picture, words);
   crop.addEventListener("click", (event) => pick(index, event.shiftKey));
   crop.addEventListener("dblclick", () => open(index));
@@ -112,6 +123,7 @@ function draw() {
     crop.classList.toggle("ignored", grid.rows[index].ignore);
   });
   const count = grid.list?.count ?? 0;
+  byId("crops-empty").hidden = count > 0 || !grid.list;
   byId("crops-count").textContent = `${many(count, "box")}, ${grid.chosen.size.toLocaleString("en")} selected`;
   for (const button of document.querySelectorAll("#crops [data-action]")) button.disabled = !grid.chosen.size;
 }
@@ -129,7 +141,7 @@ export async function act(action, of = null) {
     history.push(`${action} of ${many(items.length, "crop")}`, done.before.map(plain), done.after.map(plain));
     take({ lines: done.after, progress: done.progress });
     showStatus(`${action}: ${many(items.length, "box")} in ${many(done.after.length, "image")}; z undoes this`);
-    await load();
+    await load(true);
   } catch (error) {
     showBanner(error.message);
   }
@@ -140,7 +152,7 @@ function plain({ number, state: was, earlier, boxes, phrases }) {
   return { number, state: was, earlier, boxes, phrases: phrases.map(({ texts, spans }) => ({ texts, spans })) };
 }
 
-export const reload = () => load();
+export const reload = () => load(true);
 
 function open(index) {
   const { number } = grid.rows[index];
@@ -153,6 +165,7 @@ function open(index) {
 
 // Captions share no categories: their boxes get the words of another phrase, which every caption must contain.
 function relabel() {
+  if (!grid.chosen.size) return showStatus("nothing is selected");
   if (state.overview.categories.length) return openSearch((of) => act("relabel", of));
   const names = [...new Set(grid.rows.map((row) => row.name))].sort();
   openSearch((words) => act("relabel", words), names.map((name) => ({ label: name, name, colour: "transparent" })));

@@ -32,8 +32,10 @@ export function makeRow(colour, label, note) {
 }
 
 export function showStatus(text, failed = false) {
-  byId("stored").textContent = text;
-  byId("stored").className = failed ? "failed" : "";
+  for (const id of ["stored", "crops-stored"]) { // the crops cover the header
+    byId(id).textContent = text;
+    byId(id).className = failed ? "failed" : "";
+  }
 }
 
 export function showBanner(text, good = false) {

@@ -5,15 +5,18 @@ import { goToLine, openView } from "./navigation.js";
 import { listen, state } from "./state.js";
 
 const ORDER_WORDS = { file: "as in the file", uncertain: "most uncertain first", diverse: "most diverse first", listed: "as listed", boxes: "most boxes first" };
+// The words of a comparison with labels that a person made; those with a model's are in the page.
+const AGAINST_TRUTH = { any: "with a mistake", gained: "wrong box", lost: "missed object", moved: "shifted box", relabelled: "wrong name" };
 const TYPING = 300; // milliseconds after the last key
 
 let timer;
 
 export function startFilters() {
-  const { categories, orders, other } = state.overview;
+  const { categories, orders, other, truth } = state.overview;
   fill(byId("filter-label"), [["-1", "any category"], ...categories.map(({ label, name }) => [`${label}`, name])]);
   fill(byId("filter-order"), orders.map((order) => [order, ORDER_WORDS[order]]));
   byId("filter-change-field").hidden = !other;
+  for (const option of truth ? byId("filter-change").options : []) option.textContent = AGAINST_TRUTH[option.value] ?? option.textContent;
   byId("filter-listed-field").hidden = !orders.includes("listed");
   byId("filter-label-field").hidden = !categories.length;
   const form = byId("filters");

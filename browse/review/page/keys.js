@@ -88,7 +88,7 @@ async function turn(act, words) {
   const label = await act(async (line, saved) => {
     if (line.number === state.line?.number) restore(line);
     await saved;
-    if (line.number !== state.line?.number) await goToLine(line.number);
+    if (line.number !== state.line?.number && !cropsAreOpen()) await goToLine(line.number);
   });
   showStatus(label ? `${label} ${words}` : `nothing can be ${words}`);
   if (cropsAreOpen()) reloadCrops();

@@ -11,11 +11,13 @@ import { state, tell } from "./state.js";
 const CHECK = 500; // milliseconds between checks of how much of a long file has been read
 
 let going = 0; // number of navigations so far: responses to older ones are discarded
+let opening = 0; // number of views requested so far: only the latest is opened
 let heading = null; // target of the step in progress: the next step counts from there
 
 // Opens the view for a query. stay: keep the current line if the view contains it.
 export async function openView(query, stay = true) {
   const waiting = setInterval(showReading, CHECK);
+  const mine = (opening += 1);
   let view;
   try {
     view = await ask("views", query);
@@ -23,13 +25,18 @@ export async function openView(query, stay = true) {
     clearInterval(waiting);
     showStatus("");
   }
+  if (mine !== opening) return; // another filter was chosen meanwhile
   Object.assign(state, { view, query });
   const number = state.line?.number;
   const kept = stay && number !== undefined ? (await askView(`position?number=${number}`)).position : null;
   state.position = kept;
   tell("view");
   tell("progress");
-  if (!view.count) return showBanner("No image fits this filter.");
+  if (!view.count) {
+    begin(); // nothing is shown, and what is still loading is not either
+    state.left = null;
+    return showBanner("No image fits this filter.");
+  }
   showBanner("");
   if (kept === null) await go(view.open ?? 0);
 }
@@ -61,7 +68,7 @@ export async function go(position) {
   try {
     await saved();
     const { rows } = await askView(`rows?start=${position}&count=1`);
-    if (mine !== going) return;
+    if (mine !== going || !rows.length) return; // another line, or another view
     await load(rows[0].number, position, mine);
   } catch (error) {
     fail(error, mine);

@@ -16,8 +16,18 @@ export function startPanel() {
 }
 
 function drawAll() {
+  if (!state.view?.count) drawNothing();
   drawLists();
   drawState();
+}
+
+// A filter that no image fits: nothing of the image before may seem to be here.
+function drawNothing() {
+  for (const id of ["boxes", "kinds"]) byId(id).replaceChildren();
+  for (const id of ["name", "badge"]) byId(id).textContent = "";
+  for (const id of ["withdraw", "reset", "reason", "add-category"]) byId(id).hidden = true;
+  byId("boxes-title").textContent = "No image";
+  byId("position").textContent = "0 / 0";
 }
 
 function drawLists() {

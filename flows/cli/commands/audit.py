@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from browse.review.arguments import DEFAULT_PORT
 from flows.audit import defaults
-from flows.cli.arguments import command
+from flows.cli.arguments import command, seed
 from formats.io.errors import InputError
 from formats.io.plurals import many
 
@@ -72,7 +72,10 @@ def _add_audit(commands) -> None:
         help="estimate how many reviews are needed for intervals of ± E (default %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="random seed of the sample (default %(default)s)"
+        "--seed",
+        type=seed,
+        metavar="S",
+        help=f"random seed of the sample (default {defaults.SEED}, or that of the audit that goes on)",
     )
     parser.add_argument("--new", action="store_true", help="draw a new sample; existing reviews are kept")
     _add_page(parser)
@@ -115,9 +118,14 @@ def _audit(options: argparse.Namespace) -> int:
     return _report(audit, options)
 
 
+def _check_labels(labels: Path) -> None:
+    if not labels.is_file():
+        what = "is a folder" if labels.is_dir() else "does not exist"
+        raise InputError(labels, what, "expected labels, such as X_od_v1.json")
+
+
 def _check(options: argparse.Namespace) -> None:
-    if not options.labels.is_file():
-        raise InputError(options.labels, "does not exist", "expected labels, such as X_od_v1.json")
+    _check_labels(options.labels)
     for name in ("iou", "precision", "half_width"):
         if not 0.0 < (value := getattr(options, name)) < 1.0:
             raise InputError(f"--{name.replace('_', '-')}", f"{value}", "expected a fraction between 0 and 1")
@@ -225,8 +233,7 @@ def _suspects(options: argparse.Namespace) -> int:
     from formats.odvg import read_odvg
     from formats.reviewed import key_of
 
-    if not options.labels.is_file():
-        raise InputError(options.labels, "does not exist", "expected labels, such as X_od_v1.json")
+    _check_labels(options.labels)
     out = options.out or suspects_path(options.labels)
     if out.suffix != ".jsonl":
         raise InputError("--out", f"{out}", "expected a name that ends with .jsonl")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import command, names
+from flows.cli.arguments import command, names, seed
 from formats.io.errors import InputError
 from formats.io.plurals import many
 from formats.io.storage import as_path
@@ -51,7 +51,7 @@ def _add_convert(commands) -> None:
     parser.add_argument("--sample", type=int, metavar="N", help="keep N random images")
     parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="split the images at random into OUT_A, OUT_B …")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="random seed of --sample and --parts (default 0)"
+        "--seed", type=seed, default=0, metavar="S", help="random seed of --sample and --parts (default %(default)s)"
     )
     parser.add_argument(
         "--for",
@@ -276,8 +276,8 @@ def _add_glyphs(commands) -> None:
     parser.add_argument(
         "--task", default="od", metavar="T", help="kind of annotations: od (default), colours, captions or expressions"
     )
-    parser.add_argument("--count", type=int, default=100, metavar="N", help="number of scenes (default 100)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default 0)")
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="number of scenes (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="random seed (default %(default)s)")
     parser.add_argument("--unlabelled", action="store_true", help="write images without annotations")
     parser.add_argument("--overwrite", action="store_true", help="replace the images and labels of FOLDER")
 

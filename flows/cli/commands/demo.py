@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import command
+from flows.cli.arguments import command, seed
 
 OUT_DIR = Path("outputs/demo")
 
@@ -22,7 +22,7 @@ def add(commands) -> None:
         "--out-dir", metavar="DIR", type=Path, default=OUT_DIR, help="output folder (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", metavar="S", type=int, default=0, help="random seed of scenes and training (default 0)"
+        "--seed", metavar="S", type=seed, default=0, help="random seed of scenes and training (default %(default)s)"
     )
     parser.add_argument("--weights", metavar="W", help="weights to start from (default: the embedded model)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda:0 … (default: the GPU, if there is one)")

@@ -100,11 +100,13 @@ def _detect(options: argparse.Namespace) -> int:
 def _prompt(options: argparse.Namespace):
     """The prompt; None, all classes, for a small detector where --texts is not given."""
     from formats.io.errors import InputError
+    from grounding_model.checkpoints.locations import locate
     from grounding_model.inputs.prompt import Prompt
-    from grounding_model.students.config import is_student
+    from grounding_model.students.config import has_own_classes
 
-    closed = is_student(options.weights)
+    closed = has_own_classes(options.weights)
     if options.texts is None and not closed:
+        locate(options.weights)  # weights that are not there are the likelier mistake
         remedy = "expected a prompt, such as --texts 'a red car' or --texts 'cat. dog' -c"
         raise InputError("--texts", "is missing", remedy)
     if options.texts is None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from flows.cli.arguments import command
+from flows.distillation.defaults import STEPS, TRUST, WORK_DIR, Trust
+from grounding_model.students.config import DEFAULT_STUDENT, FromStudent
 
 
 def add(commands) -> None:
@@ -19,10 +22,14 @@ def add(commands) -> None:
     )
     parser.add_argument("labels", metavar="LABELS", help="ODVG file, or a TOML file with all settings")
     parser.add_argument("images", metavar="IMAGES", nargs="?", help="folder that the filenames are relative to")
-    parser.add_argument("--student", metavar="NAME", help="rtdetrv2-nano (default) …, or a folder or hf:owner/name")
+    parser.add_argument(
+        "--student", metavar="NAME", help=f"{DEFAULT_STUDENT} (default) …, or a folder or hf:owner/name"
+    )
     parser.add_argument("--backbone", metavar="NAME", help="any of timm's networks, instead of the student's own")
     parser.add_argument(
-        "--backbone-weights", metavar="W", help="random (default), imagenet, efficientnet-lite0 or a file"
+        "--backbone-weights",
+        metavar="W",
+        help=f"{FromStudent.backbone_weights} (default), imagenet, efficientnet-lite0 or a file",
     )
     parser.add_argument("--image-size", type=int, metavar="N", help="images are resized to N x N pixels")
     parser.add_argument(
@@ -31,14 +38,14 @@ def add(commands) -> None:
         metavar="N",
         help="number of queries, the maximum of boxes per image (default: the student's own)",
     )
-    text = "of two boxes of one class with a higher IoU, drop the one with the lower score (default 0.7; 1 keeps both)"
+    text = "of two answers of one class with a higher IoU, drop the one with the lower score "
+    text += f"(default {FromStudent.nms_iou:g}; 1 keeps both)"
     parser.add_argument("--nms-iou", type=float, metavar="IOU", help=text)
     parser.add_argument("--label-map", metavar="FILE", help="label map (default: X_label_map.json beside LABELS)")
     parser.add_argument(
         "--trust",
-        choices=("labels", "scores", "none"),
-        help="labels: use the weights and ignored boxes of LABELS; scores: also weight each box by its score; none: "
-        "all boxes count fully (default scores)",
+        choices=get_args(Trust),
+        help=f"weight of a label in training: all alike, by its score, or every label as true (default {TRUST})",
     )
     parser.add_argument("--teacher", metavar="W", help="the model that made the labels, to compare with")
     parser.add_argument(
@@ -46,9 +53,9 @@ def add(commands) -> None:
     )
     parser.add_argument("--truth-images", metavar="DIR", help="images of --truth (default: IMAGES)")
     parser.add_argument("--licence", metavar="L", help="licence of the teacher's weights, written to the metadata")
-    parser.add_argument("--steps", type=int, metavar="N", help="training steps (default 300)")
+    parser.add_argument("--steps", type=int, metavar="N", help=f"training steps (default {STEPS})")
     parser.add_argument("--device", metavar="D", help="device to train on: auto, cpu, cuda …")
-    parser.add_argument("--work-dir", metavar="D", help="output folder (default: work_dirs/distill)")
+    parser.add_argument("--work-dir", metavar="D", help=f"output folder (default: {WORK_DIR})")
 
 
 def _distill(options: argparse.Namespace) -> int:

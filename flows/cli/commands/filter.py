@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.cli.arguments import command, names, tell
+from flows.cli.arguments import add_settings, command, names, tell
+from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from formats.io.errors import InputError
 from formats.io.plurals import many
+from formats.io.settings import declared_settings
 from formats.io.storage import as_path
-from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
-
-if TYPE_CHECKING:
-    from flows.policies import Policy
-
-# Flags that are settings of a Policy under the same name; None leaves its default.
-SETTINGS = (
-    "score_threshold",
-    "confident_from",
-    "ignore_from",
-    "nms_iou",
-    "cross_class_iou",
-    "min_size",
-    "max_per_image",
-)
 
 
 def add(commands) -> None:
@@ -38,12 +25,7 @@ def add(commands) -> None:
     parser.add_argument(
         "-o", "--out", metavar="FILE", help="label file to write (default: X_od_v1.json beside X_od.json)"
     )
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        metavar="S",
-        help=f"score above which a candidate becomes a label (default {SCORE_THRESHOLD})",
-    )
+    add_settings(parser, Policy, unset=True)
     parser.add_argument(
         "--class-threshold",
         action="append",
@@ -68,28 +50,9 @@ def add(commands) -> None:
         help="per-category thresholds that reach this precision, estimated on the lines of --reviewed",
     )
     parser.add_argument(
-        "--confident-from", type=float, metavar="S", help="ignore the boxes of an image unless one has this score"
-    )
-    parser.add_argument(
-        "--ignore-from",
-        type=float,
-        metavar="S",
-        help="boxes between this score and the threshold are ignored in training",
-    )
-    parser.add_argument("--soft-weights", action="store_true", help="weight the training loss of a box by its score")
-    parser.add_argument(
-        "--nms-iou",
-        type=float,
-        metavar="IOU",
-        help="of boxes of one category with a higher IoU, keep the best (default 0.5)",
-    )
-    parser.add_argument(
-        "--cross-class-iou", type=float, metavar="IOU", help="as --nms-iou, across categories (default: off)"
-    )
-    parser.add_argument(
         "--distractors",
         metavar="A,B",
-        help="categories to drop, and with them every box that a better box of theirs overlaps",
+        help="categories to drop, and with them every box that a better box of theirs overlaps (--distractor-iou)",
     )
     parser.add_argument(
         "--view",
@@ -102,22 +65,12 @@ def add(commands) -> None:
         "--reviewed", metavar="FILE", help="ODVG lines that a person corrected, to use instead of the model's"
     )
     parser.add_argument(
-        "--min-size", type=float, metavar="PX", help="drop boxes whose shorter side has fewer pixels (default 1)"
-    )
-    parser.add_argument(
         "--explain",
         metavar="IMAGE",
         help="print each box of this image and why it was kept or dropped; writes nothing. Without policy options, "
         "uses the policy that made the existing labels",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace labels that were made from another WORK_DIR")
-    parser.add_argument(
-        "--max-per-img",
-        type=int,
-        dest="max_per_image",
-        metavar="N",
-        help=f"maximum number of boxes per image (default {MAX_PER_IMAGE})",
-    )
 
 
 def _filter(options: argparse.Namespace) -> int:
@@ -148,13 +101,11 @@ def _filter(options: argparse.Namespace) -> int:
 
 
 def _policy(options: argparse.Namespace) -> Policy:
-    from flows.policies import Policy
-
-    settings: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    given = {each.name: getattr(options, each.name) for each in declared_settings(Policy)}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return Policy(
         class_thresholds=dict(map(_class_threshold, options.class_threshold)),
         adaptive=_adaptive(options),
-        soft_weights=options.soft_weights,
         distractors=() if options.distractors is None else tuple(names(options.distractors, "--distractors")),
         **settings,
     )
@@ -163,7 +114,6 @@ def _policy(options: argparse.Namespace) -> Policy:
 def _explain(options: argparse.Namespace, policy: Policy) -> int:
     from flows.labelling.explain import explain_image, policy_of_labels
     from flows.labelling.manifest import read_manifest
-    from flows.policies import Policy
     from formats.dataset_names import labels_path
 
     plans = [read_manifest(path) for path in (options.work_dir, *options.view)]
@@ -176,8 +126,6 @@ def _explain(options: argparse.Namespace, policy: Policy) -> int:
 
 
 def _adaptive(options: argparse.Namespace) -> Any:
-    from flows.policies import Mixture, Quantile, TargetPrecision
-
     if options.boxes_per_image is not None:
         return Quantile(options.boxes_per_image)
     if options.precision is not None:

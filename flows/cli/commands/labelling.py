@@ -44,7 +44,7 @@ def _add_up(commands) -> None:
         metavar="N",
         type=int,
         default=1,
-        help="concurrent flow runs (default 1, because they share the device)",
+        help="concurrent flow runs (default %(default)s, because they share the device)",
     )
 
 
@@ -73,8 +73,8 @@ def _self_train(options: argparse.Namespace) -> int:
     from flows.cli.commands.train import overrides_of
     from flows.self_training.config import read_self_train
     from flows.self_training.loop import self_train
+    from flows.self_training.messages import status
     from flows.self_training.report import REPORT_NAME
-    from flows.self_training.state import status
     from formats import quarantine
 
     result = self_train(read_self_train(options.config, tuple(overrides_of(options, "train."))), _print_event)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from flows.cli.arguments import command
+from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.plurals import many
 
@@ -45,6 +46,7 @@ def _add_select(commands) -> None:
 
 def _select(options: argparse.Namespace) -> int:
     from flows.curation.select import select_images, select_labelled
+    from formats.label_map import write_label_map
     from formats.odvg import write_odvg
     from formats.overwrite import refuse_to_lose_labels
 
@@ -52,8 +54,9 @@ def _select(options: argparse.Namespace) -> int:
         raise InputError("select", "nothing or two to select from", "expected SOURCE or --work-dir DIR")
     if options.count < 1:
         raise InputError("-n", f"{options.count}", "expected at least one image")
+    names = _label_map_of(options)
     if options.out and not options.overwrite:
-        refuse_to_lose_labels(options.out)
+        refuse_to_lose_labels(options.out, names)
     how = {"like": options.like, "beside": options.beside}
     if options.work_dir:
         records = select_labelled(options.work_dir, options.count, **how)
@@ -61,10 +64,22 @@ def _select(options: argparse.Namespace) -> int:
         records = select_images(options.source, options.count, images=options.images, **how)
     if options.out:
         write_odvg(options.out, records)
-        print(f"{options.out}: {many(len(records), 'image')}")
+        print(f"{options.out}: {many(len({record.filename for record in records}), 'image')}")
+        if names is not None:
+            write_label_map(label_map_beside(options.out), names)
     else:
-        print("\n".join(record.filename for record in records))
+        print("\n".join(dict.fromkeys(record.filename for record in records)))
     return 0
+
+
+def _label_map_of(options: argparse.Namespace) -> dict[int, str] | None:
+    """The label map beside the file that is selected from; None where there is none, or it is a folder of images."""
+    from flows.labelling.manifest import read_manifest
+    from formats.label_map import read_label_map
+
+    source = read_manifest(options.work_dir).source if options.work_dir else Path(options.source)
+    beside = label_map_beside(source)
+    return read_label_map(beside) if source.is_file() and beside.is_file() else None
 
 
 def _add_publish(commands) -> None:
@@ -128,4 +143,6 @@ def _citation(text: str | None) -> str:
 
     if text and "\n" not in text and len(text) < 255 and Path(text).is_file():
         return read_text(text, "expected BibTeX")
+    if text and text.endswith((".bib", ".txt")):
+        raise InputError("--cite", f"{text} does not exist", "expected BibTeX, or a file that contains it")
     return text or ""

@@ -70,7 +70,7 @@ def _add_agreement(commands) -> None:
     )
     parser.add_argument("labels", metavar="LABELS", help="ODVG file of a round, a view or a model")
     parser.add_argument("others", metavar="OTHERS", help="ODVG file of the same images")
-    parser.add_argument("-n", type=int, default=20, metavar="N", help="number of images to show (default 20)")
+    parser.add_argument("-n", type=int, default=20, metavar="N", help="number of images to show (default %(default)s)")
     parser.add_argument("-o", "--out", metavar="FILE", help="write the whole ranking as CSV")
 
 

@@ -62,7 +62,7 @@ def _add_import(verbs) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from flows.labelling.review_import import ImportOptions, describe_import, import_reviews
+    from flows.reviews.review_import import ImportOptions, describe_import, import_reviews
     from formats.exported import ExportOptions
 
     if options.images is not None and not options.images.is_dir():

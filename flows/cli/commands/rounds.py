@@ -29,7 +29,7 @@ def _add_status(verbs) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from flows.self_training.state import status
+    from flows.self_training.messages import status
 
     print(status(options.work_dir))
     return 0
@@ -78,7 +78,11 @@ def _add_lineage(verbs) -> None:
     parser.add_argument("labels", metavar="LABELS", help="X_od_v3.json or X_vg_v3.json")
     parser.add_argument("--image", metavar="NAME", help="file name as in LABELS")
     parser.add_argument(
-        "--box", type=int, default=0, metavar="I", help="index of the box (default 0, the one with the highest score)"
+        "--box",
+        type=int,
+        default=0,
+        metavar="I",
+        help="index of the box (default %(default)s, the one with the highest score)",
     )
 
 

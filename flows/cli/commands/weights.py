@@ -24,6 +24,7 @@ def add(commands) -> None:
         "leave an untrained backbone out of the file, and load it from here instead: efficientnet-lite0, or a timm name"
     )
     parser.add_argument("--backbone-from", metavar="B", help=summary)
+    _add_overwrite(parser)
     subcommands = Subcommands(parser)
     _add_inspect(subcommands)
     _add_interpolate(subcommands)
@@ -35,7 +36,8 @@ def _weights(options: argparse.Namespace) -> int:
         return _inspect(options)
     from grounding_model.checkpoints.weights import convert_checkpoint
 
-    convert_checkpoint(options.source, options.target, options.text_encoder, options.half, options.backbone_from)
+    changed = (options.text_encoder, options.half, options.backbone_from, options.overwrite)
+    convert_checkpoint(options.source, options.target, *changed)
     print(options.target)
     return 0
 
@@ -48,18 +50,23 @@ def _add_inspect(commands: Subcommands) -> None:
         "show the format, the architecture and the origin of weights, and whether any tensor is missing",
         "groundhog weights inspect grounding_dino_swin-t.pth",
     )
-    summary = "mmdet .pth, Hugging Face folder or hub name, our format, or the folder of a student"
+    summary = "mmdet .pth, Hugging Face folder or hub name, our format, or the folder or ONNX file of a student"
     parser.add_argument("source", metavar="SRC", help=summary)
     _add_text_encoder(parser)
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from grounding_model.students.config import is_student
+    from grounding_model.students.config import is_onnx, is_student
 
     if is_student(options.source):
         from grounding_model.students.files import inspect_student
 
         print(inspect_student(options.source))
+        return 0
+    if is_onnx(options.source):
+        from grounding_model.students.onnx_detector import inspect_onnx
+
+        print(inspect_onnx(options.source))
         return 0
     from grounding_model.checkpoints.weights import inspect
 
@@ -82,12 +89,14 @@ def _add_interpolate(commands: Subcommands) -> None:
     parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help=alpha_help)
     _add_text_encoder(parser)
     _add_half(parser)
+    _add_overwrite(parser)
 
 
 def _interpolate(options: argparse.Namespace) -> int:
     from grounding_model.checkpoints.interpolation import write_interpolation
 
-    write_interpolation(options.base, options.tuned, options.out, options.alpha, options.text_encoder, options.half)
+    how = (options.alpha, options.text_encoder, options.half, options.overwrite)
+    write_interpolation(options.base, options.tuned, options.out, *how)
     print(options.out)
     return 0
 
@@ -111,6 +120,10 @@ def _list(options: argparse.Namespace) -> int:
 
 def _add_text_encoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, for weights without a tokenizer")
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of weights that is written")
 
 
 def _add_half(parser: argparse.ArgumentParser) -> None:

@@ -53,13 +53,12 @@ class ReplayedFunction:
         if key not in self.recordings:
             if key not in self.seen:
                 remember(self.seen, key, None, MAX_SEEN)
-                return self.function(*arguments)
+                return self.call(*arguments)
             try:
                 recording = self.record(leaves, structure)
             except RuntimeError as error:  # memory, or an operation that cannot be recorded
                 logger.warning("cannot record CUDA graphs, running without them: %s", str(error).splitlines()[0])
-                self.usable = False
-                self.recordings.clear()
+                self.forget()
                 return self.function(*arguments)
             remember(self.recordings, key, recording, MAX_GRAPHS)
         self.recordings.move_to_end(key)
@@ -68,6 +67,23 @@ class ReplayedFunction:
             buffer.copy_(tensor, non_blocking=True)
         recording.graph.replay()
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, recording.outputs)
+
+    def call(self, *arguments: Any) -> Any:
+        """The function itself; where memory runs out, what recordings hold is given back first."""
+        try:
+            return self.function(*arguments)
+        except torch.OutOfMemoryError:
+            if not self.recordings:
+                raise
+            logger.warning("the GPU's memory is full: running without CUDA graphs")
+        self.forget()  # outside of the handler, whose traceback holds tensors
+        return self.function(*arguments)
+
+    def forget(self) -> None:
+        """Gives up recording, and the memory of what was recorded: torch takes it when it next needs some."""
+        self.usable = False
+        self.recordings.clear()
+        self.pool = None
 
     def record(self, leaves: list[Any], structure: Any) -> Recording:
         buffers = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.labelling.changed_boxes import (
+from flows.labelling.corrections import check_lines
+from flows.reviews.changed_boxes import (
     NEAR,
     Categories,
     Change,
@@ -19,8 +20,7 @@ from flows.labelling.changed_boxes import (
     drawn_instances,
     ignored_beside,
 )
-from flows.labelling.corrections import check_lines
-from flows.labelling.image_names import ImageNames
+from flows.reviews.image_names import ImageNames
 from formats.dataset_names import label_map_beside, parse_annotation_name, reviewed_path
 from formats.export_tools import TOLERANCE
 from formats.exported import TOOLS, ExportedImage, ExportOptions, read_exported

@@ -1,7 +1,8 @@
 """Matches image names in an export of another program with our images.
 
 Programs add folders of their storage to a name, drop folders, and change names: Label Studio prefixes uploaded files
-with a key of eight digits and removes spaces and brackets, URLs are percent-encoded, and some formats drop the suffix.
+with a key of eight digits and removes spaces and brackets, URLs are percent-encoded, and some formats drop the
+suffix. Roboflow writes `a_jpg.rf.KEY.jpg`. Windows and some cameras do not distinguish upper and lower case.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from formats.io.errors import InputError
 
-_KEY = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # Label Studio's prefix of uploaded and of exported images
-_MAX_FOLDERS = 32  # leading folders that are tried
+_KEY = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # Label Studio's: of an upload, and of an image that it exports
+_ROBOFLOW = re.compile(r"_([A-Za-z0-9]{3,4})\.rf\.[0-9A-Za-z]+\.\w+$")  # the suffix of old, and its key
+_MAX_FOLDERS = 32  # before our own names; nobody's images lie deeper
 
 
 class Match(NamedTuple):
@@ -64,6 +66,7 @@ class ImageNames:
     def _alike(self, base: str) -> Iterator[Sequence[str]]:
         bases = dict.fromkeys([base, unquote(base)])
         bases |= dict.fromkeys([_KEY.sub("", each, count=1) for each in bases])
+        bases |= dict.fromkeys([_ROBOFLOW.sub(r".\1", each) for each in bases])
         yield from (self._bases.get(each, ()) for each in bases)
         yield from (self._cleaned.get(_clean(each), ()) for each in bases)
 
@@ -82,7 +85,8 @@ class ImageNames:
 
 
 def _normal(name: str) -> str:
-    """The name in Unicode form NFC, since macOS decomposes accented letters, without leading slashes."""
+    """macOS decomposes letters with accents in file names. Of an address only the path is a name."""
+    name = unquote(urlsplit(name).path) if "://" in name else name
     return unicodedata.normalize("NFC", name).removeprefix("./").lstrip("/")
 
 
@@ -91,5 +95,5 @@ def _without_folders(name: str, folders: int) -> str:
 
 
 def _clean(base: str) -> str:
-    """A base name as web servers store uploads: spaces as _, and otherwise only letters, digits, - _ and dots."""
-    return re.sub(r"[^-\w.]", "", base.strip().replace(" ", "_"))
+    """A base name without what web servers and other programs change in it: case, blanks, and signs."""
+    return re.sub(r"[^\w.]", "", re.sub(r"[-_ ]", "_", base.strip())).casefold()
