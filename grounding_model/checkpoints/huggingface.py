@@ -117,7 +117,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             raise InputError(index, what, "download the whole folder")
         shard_tensors = _read_file(path)
         if twice := next((name for name in shard_tensors if name in tensors), None):
-            raise InputError(path, f"contains {twice}, as a file before it does", "download the whole folder")
+            raise InputError(path, f"contains {twice}, as another file does", "download the whole folder")
         tensors |= shard_tensors
     return tensors
 
