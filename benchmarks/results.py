@@ -19,10 +19,10 @@ def beside(new: float, last: float | None) -> str:
 
 
 def arguments(document: str | None, script: str, rounds: int) -> argparse.ArgumentParser:
-    """The options that each benchmark has. document: its docstring. script: its __file__."""
+    """The options common to all benchmarks. document: docstring of the script. script: its __file__."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--rounds", type=int, default=rounds, help="turns that each contestant has (default %(default)s)"
+        "--rounds", type=int, default=rounds, help="number of measurements of each model (default %(default)s)"
     )
     kept = Path(script).with_suffix(".json").name
     parser.add_argument("--keep", action="store_true", help=f"write the new ratios into {kept}")
@@ -35,7 +35,7 @@ def last_ratios(script: str) -> dict[str, float]:
 
 
 def finish(script: str, new: Mapping[str, float], keep: bool) -> None:
-    """Prints what else the machine did meanwhile; keeps the new ratios beside the script where `keep` says so."""
+    """Prints the load of the machine; stores the new ratios beside the script if `keep` is set."""
     print(f"load of the machine meanwhile: {os.getloadavg()[1]:.1f} processes on {os.cpu_count()} cores")
     if keep:
         rounded = {name: round(value, 3) for name, value in new.items()}

@@ -285,7 +285,7 @@ def test_pickled_weights_in_parts_are_the_whole(folder: Path, tmp_path: Path) ->
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
     last = tmp_path / list(shards)[-1]
     last.write_bytes(last.read_bytes()[:-5000])
-    with pytest.raises(InputError, match=r"00002-of-00002\.bin: is cut short or damaged"):
+    with pytest.raises(InputError, match=r"00002-of-00002\.bin: is truncated or damaged"):
         load_checkpoint(tmp_path, BERT)
 
 

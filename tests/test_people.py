@@ -131,7 +131,7 @@ def test_printed_commands_can_be_copied_where_a_folder_has_spaces(
     lines = [shlex.split(line, comments=True) for line in capsys.readouterr().out.splitlines() if "groundhog " in line]
     commands = {words[1]: words for words in lines if words[:1] == ["groundhog"]}
     assert commands["self-train"][2] == "my configs/self_train_mine.toml"
-    assert str(tmp_path / "my photos") in commands["browse"]
+    assert "my photos" in commands["browse"]
     bootstrap_od("my photos", ["cat"], "x_od.json")
     assert main(["infer", "x_od.json", "my photos", "my work"]) == 0
     assert shlex.split(capsys.readouterr().out)[-1] == "my work"

@@ -130,7 +130,7 @@ class LineIndex:
     """
 
     def __init__(self, lines: LabelLines, categories: Mapping[int, str] | None) -> None:
-        """categories: lines with other labels are broken; None: every label is known."""
+        """Reads lines. categories: lines with other labels are broken; None: every label is known."""
         count = len(lines)
         self.lines = lines
         self.hashes = np.zeros(count, np.int64)

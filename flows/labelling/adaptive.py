@@ -20,20 +20,20 @@ from formats.reviewed import Correction, Key, corrections_for
 
 
 class _Scores(NamedTuple):
-    """The scores of a category over all images, after all steps except the score threshold."""
+    """The scores of a category over all images, after all steps of the policy except thresholds."""
 
     all: np.ndarray  # (N,)
-    judged: np.ndarray  # (K,) of those in reviewed images
+    judged: np.ndarray  # (K,) those in reviewed images
     right: np.ndarray  # (K,) bool
 
 
 def reviewed_truth(
     policy: Policy, corrections: Mapping[Key, Record], number: int | None, check: Callable[[list[Correction]], None]
 ) -> Mapping[Key, Record]:
-    """The reviewed lines that a target precision is learnt from: its own file's, else the corrections.
+    """The reviewed lines for calibrating a target precision: those of its own file, else the corrections.
 
-    A correction is true of its image whenever it was made. Yet a round takes those that hold for it alone: its labels,
-    and the training on them, stay what they were when a later round is corrected.
+    Only corrections that apply to the round are used, although later ones are also true of their images. Otherwise
+    correcting a later round would change the labels of this one, and the training on them.
     """
     if not isinstance(policy.adaptive, TargetPrecision):
         return {}
@@ -46,7 +46,7 @@ def reviewed_truth(
 
 
 def adaptive_thresholds(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> dict[str, float]:
-    """Category -> threshold that the policy finds from its candidates; without those that keep the global one."""
+    """Category -> adaptive threshold, without categories that keep the global one."""
     if policy.adaptive is None:
         return {}
     images, scores = _scores(views, policy, truth)
@@ -70,7 +70,7 @@ def _threshold(adaptive: Quantile | Mixture | TargetPrecision, name: str, images
 
 
 def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> tuple[int, dict[str, _Scores]]:
-    """The number of images, and the scores of every category or phrase."""
+    """The number of images, and the scores by category or phrase."""
     iou = policy.adaptive.iou if isinstance(policy.adaptive, TargetPrecision) else 0.5
     everything = policy.without_thresholds()
     images, seen = 0, Reasons()

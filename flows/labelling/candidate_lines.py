@@ -13,7 +13,7 @@ from formats.record import Record
 
 
 class CandidateLine(NamedTuple):
-    """A line of the source. views: its candidates in each view. problem: why it has none, and no record."""
+    """A line of the source. views: its candidates in each view. problem: set if it could not be labelled."""
 
     text: str
     record: Record | None
@@ -22,12 +22,12 @@ class CandidateLine(NamedTuple):
 
     @property
     def filename(self) -> str:
-        """ "" for a line that has none."""
+        """The file name; "" if the line has none."""
         return self.problem.filename if self.problem is not None else self.record.filename if self.record else ""
 
 
 def lines_with_candidates(views: Sequence[Manifest]) -> Iterator[CandidateLine]:
-    """Every line with its candidates, a shard of each view in memory at a time."""
+    """Yields every line with its candidates; one shard of each view is in memory at a time."""
     manifest = views[0]
     for shard in manifest.shards:
         shards = [read_candidates(view.shard_path(shard.index)) for view in views]
@@ -42,7 +42,7 @@ def lines_with_candidates(views: Sequence[Manifest]) -> Iterator[CandidateLine]:
 
 
 def names_of_regions(manifest: Manifest, record: Record) -> list[str]:
-    """Of every label that a candidate of this record can have, the category or phrase."""
+    """The category or phrase for each region index of this record's candidates."""
     if manifest.label_map is not None:
         return list(manifest.label_map.values())
     return [" ".join(region.phrase) for region in record.regions or ()]
@@ -55,5 +55,5 @@ def _candidates(image: ImageCandidates | None) -> list[Candidate]:
 
 
 def decide(views: Sequence[Sequence[Candidate]], names: Sequence[str], policy: Policy, reasons: Reasons) -> list[Label]:
-    """The labels of one image from its candidates in each view. names: as names_of_regions."""
+    """The labels of one image, from its candidates in each view. names: from names_of_regions."""
     return apply_policy(merge_views(views, names, policy, reasons), names, policy, reasons)

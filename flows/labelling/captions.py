@@ -23,25 +23,25 @@ Captions = str | Path | Mapping[str, str | Sequence[str]]
 Phrases = str | Path | Mapping[str, Sequence[str]]
 FILENAME_COLUMNS = ("filename", "image", "file_name", "image_name")
 CAPTION_COLUMNS = ("caption", "text", "comment")
-_TABLES = ("metadata.jsonl", "metadata.csv")  # of an image folder as Hugging Face lays it out
-PHRASES_WANTED = 'expected a JSON file such as {"a cat on a mat": ["a cat", "a mat"]}'
+_TABLES = ("metadata.jsonl", "metadata.csv")  # in an image folder of Hugging Face
+EXPECTED_PHRASES = 'expected a JSON file such as {"a cat on a mat": ["a cat", "a mat"]}'
 
 
 def read_phrases(phrases: Phrases) -> Mapping[str, Sequence[str]]:
-    """Caption -> its phrases. Raises InputError for a file that is not JSON of this form."""
+    """Caption -> phrases. Raises InputError for a file that is not JSON of this form."""
     if isinstance(phrases, Mapping):
         return phrases
-    entries = load_json(phrases, PHRASES_WANTED)
+    entries = load_json(phrases, EXPECTED_PHRASES)
     if not isinstance(entries, dict):
-        raise InputError(phrases, "not a mapping", PHRASES_WANTED)
+        raise InputError(phrases, "not a mapping", EXPECTED_PHRASES)
     for caption, listed in entries.items():
         if not (isinstance(listed, list) and all(isinstance(phrase, str) for phrase in listed)):
-            raise InputError(f"{phrases}[{caption!r}]", f"{listed!r}", PHRASES_WANTED)
+            raise InputError(f"{phrases}[{caption!r}]", f"{listed!r}", EXPECTED_PHRASES)
     return entries
 
 
 def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str, str]]:
-    """Pairs of filename and caption from any of the forms that bootstrap_vg takes, in a fixed order."""
+    """Yields (file name, caption) from any form that bootstrap_vg accepts, in a fixed order."""
     if isinstance(captions, Mapping):
         yield from _flatten(captions.items(), "captions")
         return
@@ -92,22 +92,22 @@ def _texts_of(folder: Path, stems: Sequence[str]) -> dict[str, Path]:
 
 
 def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
-    import pandas as pd  # only here: it takes a while to load
+    import pandas as pd  # imported here, since it is slow to import
 
     with path.open(encoding="utf-8-sig") as file:
         head = file.readline()
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more fields than there are columns
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more fields than columns
             table = pd.read_csv(
                 file,
                 sep=max(",;|\t", key=head.count),
                 dtype=str,
                 index_col=False,
-                keep_default_na=False,  # "null" and "NA" are captions like others
+                keep_default_na=False,  # "null" and "NA" are valid captions
                 skipinitialspace=True,
                 encoding="utf-8-sig",
-            ).fillna("")  # rows that break off
+            ).fillna("")  # rows with too few fields
     except pd.errors.EmptyDataError:
         table = pd.DataFrame()
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
@@ -141,7 +141,7 @@ def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
             entries = json.loads(text, object_pairs_hook=table)
         except (ValueError, RecursionError):  # one object per line
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:  # the latter: brackets without end
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise InputError(
             path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object per line"
         ) from None
@@ -160,7 +160,7 @@ def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _captions_coco(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """COCO's captions in the order of the file; an image has several."""
+    """Yields COCO captions in the order of the file; an image has several."""
     try:
         filenames = {image["id"]: image["file_name"] for image in content["images"]}
         for each in content["annotations"]:
@@ -173,7 +173,7 @@ def _captions_coco(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str
 
 
 def _is_object(entry: Any) -> bool:
-    """An object with a filename and a caption, under one of their names, as Hugging Face's metadata.jsonl has them."""
+    """Whether an entry is an object with a file name and a caption under one of their usual keys."""
     columns = (FILENAME_COLUMNS, (*CAPTION_COLUMNS, "captions"))
     return isinstance(entry, dict) and all(any(name in entry for name in names) for names in columns)
 
@@ -183,7 +183,7 @@ def _first(entry: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _flatten(entries: Iterable[tuple[str, Any]], location: object) -> Iterator[tuple[str, str]]:
-    """Pairs, with "/" between folders. A caption that is null is an empty one, whose line is set aside."""
+    """Yields (file name, caption), with "/" between folders. A null caption counts as empty and is quarantined."""
     for filename, value in entries:
         captions = [value or ""] if value is None or isinstance(value, str) else value
         texts = isinstance(captions, Sequence) and all(isinstance(caption, str) for caption in captions)
@@ -191,6 +191,6 @@ def _flatten(entries: Iterable[tuple[str, Any]], location: object) -> Iterator[t
             raise InputError(
                 f"{location}: captions of {filename!r}",
                 f"are {describe_value(value)}",
-                "expected a text or a list of texts for a filename",
+                "expected a string or a list of strings for a filename",
             )
         yield from ((with_slashes(filename.strip()), caption.strip()) for caption in captions)

@@ -14,16 +14,17 @@ from formats.io.errors import InputError
 from formats.odvg_lines import is_quarantined
 from formats.record import Box, Record
 
-MOVED_IOU = 0.75  # a box that meets its old self with less has moved
+MOVED_IOU = 0.75  # a matched pair of an old and a new box with a lower IoU counts as moved
 
 
 @dataclass(frozen=True)
 class Drift:
     """How the labels of a round differ from those of the round before.
 
-    images: that both rounds labelled. changed: of these, with a box gained, lost or moved. same, moved: boxes that met
-    their old selves (IoU of at least MATCH_IOU; moved below MOVED_IOU). counts: category or phrase -> boxes before and
-    after. of_captions: these are phrases, each too rare to be judged by itself. Ignored boxes count nowhere.
+    images: that both rounds labelled. changed: number of these with a box gained, lost or moved. same, moved: boxes
+    matched to one of the round before (IoU of at least MATCH_IOU; moved if below MOVED_IOU). counts: category or phrase
+    -> boxes before and after. of_captions: these are phrases, each too rare to be checked by itself. Ignored boxes are
+    not counted.
     """
 
     images: int = 0
@@ -41,9 +42,9 @@ class Drift:
 
 
 def label_drift(before: Path, after: Path) -> Drift:
-    """Two label files of one source, line by line; a pair of lines in memory at a time.
+    """Compares two label files of one source line by line, without loading them whole.
 
-    Lines that either file quarantined are left out. Raises InputError when they are not files of the same lines.
+    Lines quarantined in either file are left out. Raises InputError if the files do not have the same lines.
     """
     totals: Counter[str] = Counter()
     counts: dict[str, tuple[int, int]] = {}
@@ -64,7 +65,7 @@ def label_drift(before: Path, after: Path) -> Drift:
 
 
 def changed_records(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
-    """The lines of label_drift that changed, as they were and as they are."""
+    """The lines that label_drift counts as changed, before and after."""
     for old, new in _pairs(before, after):
         old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)
         names = old_boxes.keys() | new_boxes.keys()
@@ -82,13 +83,13 @@ def _pairs(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
         if (records[0].filename, records[0].caption) != (records[1].filename, records[1].caption):
             location = f"{after}:{new.number + 1}"
             raise InputError(
-                location, f"is of {records[1].filename}, not {records[0].filename}", "expected the same source"
+                location, f"is {records[1].filename}, not {records[0].filename}", "expected labels of the same source"
             )
         yield records
 
 
 def _matched(before: Sequence[Box], after: Sequence[Box]) -> Counter[str]:
-    """How many boxes are the same, moved, gained and lost: pairs of the best overlap first."""
+    """How many boxes are the same, moved, gained and lost; pairs are matched in order of IoU, the highest first."""
     ious = pairwise_iou(before, after)
     met = [ious[pair] for pair in best_pairs(ious, MATCH_IOU)]
     moved = sum(bool(iou < MOVED_IOU) for iou in met)

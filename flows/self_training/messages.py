@@ -56,7 +56,7 @@ def _counted(counts: Mapping[str, Any]) -> str:
 
 
 def score_text(metrics: Mapping[str, Any]) -> str:
-    """The headline number with its interval; "" without evaluation data."""
+    """The headline metric with its interval; "" without evaluation data."""
     headline = metrics.get("headline")
     if headline is None:
         return "" if metrics.get("ap") is None else f"AP {metrics['ap']:.3f}"
@@ -65,24 +65,24 @@ def score_text(metrics: Mapping[str, Any]) -> str:
 
 
 def score_title(headline: str) -> str:
-    """ "ap" and "ap50" as people write them; other names as they are."""
+    """ "AP", "AP50" and "F1" in capitals; other names unchanged."""
     return headline.upper() if headline in ("ap", "ap50", "f1") else headline
 
 
 def drift_of(drift: Drift | None) -> str:
-    """How the labels changed, in a few words; "" for the first round."""
+    """A summary of how the labels changed; "" for the first round."""
     if drift is None:
         return ""
     return f"{drift.changed_share:.0%} of images, {drift.gained} gained, {drift.lost} lost, {drift.moved} moved"
 
 
 def box_count(done: RoundResult) -> int:
-    """All boxes that count, a person's too."""
+    """The number of boxes, including those of a person."""
     return done.counts["kept"] + done.counts.get("reviewed_boxes", 0)
 
 
 def gate_word(done: RoundResult) -> str:
-    """What became of a round at the gate."""
+    """The outcome of a round at the gate."""
     if done.approved:
         return "approved"
     if not done.verdict.passed:
@@ -95,18 +95,18 @@ def gate_word(done: RoundResult) -> str:
 
 
 def gate_of(done: RoundResult) -> str:
-    """The same with the numbers it follows from."""
+    """The outcome of a round at the gate, with the numbers it is based on."""
     word = gate_word(done)
     if done.round == 1:
         return word
     if done.verdict.interval is None:
-        return f"{word} (drift alone)"
+        return f"{word} (drift only)"
     gain, (low, high) = done.verdict.gain, done.verdict.interval
     return f"{word} ({gain:+.3f}, {low:+.3f} … {high:+.3f} over v{done.verdict.over})"
 
 
 def state_rows(loop: LoopState) -> list[tuple[str, ...]]:
-    """The head and one row per round: labels (the best with a star), model, boxes, its score, drift, gate."""
+    """The header and one row per round: labels (the best with a star), model, boxes, its score, drift, gate."""
     rows: list[tuple[str, ...]] = [("labels", "made by", "boxes", "held-out score", "label drift", "gate")]
     for done in loop.rounds:
         labels = f"v{done.round}{'*' if done.round == loop.best.round else ''}"
@@ -122,18 +122,18 @@ def model_of(number: int, first_model: str = PRETRAINED) -> str:
 
 
 def status(work_dir: str | Path) -> str:
-    """`groundhog rounds status`: a table of rounds, what the loop does now, and where things lie."""
+    """`groundhog rounds status`: a table of rounds, the state of the loop, and the best labels and weights."""
     loop = read_loop_state(work_dir)
     lines = [aligned_rows(state_rows(loop)), "* the best round: these labels and the weights that made them"]
     lines += [f"v{each.round}: {reason}" for each in loop.rounds for reason in each.verdict.reasons]
     lines.append(ending(loop.state, loop.rounds[-1].round, loop.reason))
     lines += [f"labels:  {loop.best.labels}", f"weights: {loop.best.weights}"]
-    lines += [f"{path} is of an earlier run with other settings, not of this one" for path in stale_labels(loop)]
+    lines += [f"{path} is from an earlier run with other settings" for path in stale_labels(loop)]
     return "\n".join(lines)
 
 
 def stale_labels(loop: LoopState) -> list[Path]:
-    """Labels behind those of the last round that an earlier run in the same work_dir wrote: it had more rounds."""
+    """Labels of later rounds, left by an earlier run in the same work_dir that had more rounds."""
     last, path = loop.rounds[-1], loop.rounds[-1].labels
     if loop.state in ("running", "waiting"):
         return []

@@ -7,10 +7,10 @@ from typing import Any
 
 
 def setting(default: Any, help: str, *, flag: str = "", metavar: str = "", added_later: bool = False) -> Any:
-    """A field with what the command line shows of it. flag: its option, where that is not the name itself.
+    """A dataclass field with its help text. flag: its option on the command line, if different from the name.
 
-    added_later: the first plans did not have it. At its default it is left out of what is recorded, so that work that
-    was begun before it was declared keeps its key.
+    added_later: the first plans did not have it. At its default it is then not recorded, so that work begun before it
+    existed keeps its key.
     """
     metadata = {"help": help, "flag": flag, "metavar": metavar, "added_later": added_later}
     return field(default=default, metadata=metadata)

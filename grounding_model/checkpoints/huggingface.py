@@ -113,11 +113,11 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for shard in sorted({Path(files.text(name)).name for name in files.keys()}):  # noqa: SIM118 - not a dict
         path = index.parent / shard
         if not path.is_file():  # a pipe of that name would be waited for
-            what = f"names {describe_value(shard)}, and there is no such file beside it"
+            what = f"lists {describe_value(shard)}, which does not exist beside it"
             raise InputError(index, what, "download the whole folder")
         shard_tensors = _read_file(path)
         if twice := next((name for name in shard_tensors if name in tensors), None):
-            raise InputError(path, f"contains {twice}, as a file before it does", "download the whole folder")
+            raise InputError(path, f"contains {twice}, as another file does", "download the whole folder")
         tensors |= shard_tensors
     return tensors
 
