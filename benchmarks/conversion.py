@@ -27,7 +27,7 @@ FILES = "reading, and creating YOLO's files, alone"
 
 
 def main() -> None:
-    """Draws the files, converts them, and prints a line for each direction."""
+    """Generates the files, converts them, and prints a line for each direction."""
     parser = arguments(__doc__, __file__, rounds=3)
     parser.add_argument("--lines", type=int, default=20_000, metavar="N", help="default 20000")
     parser.add_argument("--boxes", type=int, default=3, metavar="N", help="of a line, default 3")

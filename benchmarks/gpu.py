@@ -14,7 +14,7 @@ Prints, with the card's name, what takes least time first, each line as soon as 
   transformers by torch.autocast, also compiled by torch.compile), for every batch size that fits; peak memory beyond
   the weights; agreement with transformers in float32; and the share of the roofline, which is what a product of large
   square matrices in the same format reaches here.
-What fails is a row that says why. Nothing new is begun once the minutes are over.
+A failure becomes a row with the reason. Nothing new is started after the given minutes.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def forward_table(peer: nn.Module, ours: GroundingModel, tokenizer, bench: Bench
                     case = inputs(batch, tokenizer, bench)
                     agreement = equal_boxes(expected, contestant.run(*one)) if batch == 1 else ""
                     cost = measure(lambda contestant=contestant, case=case: contestant.run(*case), bench)
-            except Exception as error:  # out of memory, or what a compiler cannot do: the next one may well run
+            except Exception as error:  # such as out of memory, or an error of a compiler: the next one may work
                 row(name, str(batch), (str(error).strip().splitlines() or [type(error).__name__])[0][:60])
                 continue
             speeds[f"{name}, batch {batch}"] = speed = batch / cost.seconds
@@ -260,7 +260,7 @@ def count_waits(model: GroundingModel | ReplayedModel, name: str, tokenizer, ben
     if bench.device.type != "cuda":
         return "waits for the device: not counted on a CPU"
     case = inputs(2, tokenizer, bench)
-    for _ in range(3):  # constants of this size come to the device once, a graph is recorded once
+    for _ in range(3):  # constants of this size are copied to the device once, a graph is recorded once
         model(*case)
     torch.cuda.set_sync_debug_mode("warn")
     try:

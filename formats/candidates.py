@@ -211,7 +211,7 @@ def _with_features(table: pa.Table, features: Sequence[ImageFeature]) -> pa.Tabl
 
 
 def _padded(values: np.ndarray, missing: int, arrow_type: pa.DataType) -> pa.Array:
-    """The values, then nulls for the rows that are problems."""
+    """The values, followed by a null for each problem."""
     return pa.concat_arrays([_numbers(values, arrow_type), pa.nulls(missing, arrow_type)])
 
 

@@ -311,7 +311,7 @@ def size_of(image: Mapping, location: str) -> tuple[int, int]:
     """(height, width) in pixels of an image's entry."""
     if not image.get("height") or not image.get("width"):
         remedy = "expected height and width in pixels, or the image folder (--images) to look them up in"
-        raise InputError(location, "does not give the image's size", remedy)
+        raise InputError(location, "lacks the image's size", remedy)
     try:
         height, width = int(needed(image, "height", location)), int(needed(image, "width", location))
         if (height, width) != (float(image["height"]), float(image["width"])):

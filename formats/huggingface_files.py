@@ -243,7 +243,7 @@ def _image_part(values: Mapping[str, Any], part: str) -> Any:
 
 
 def _columns(table: ParquetFile, with_bytes: bool = False) -> list[str]:
-    """What is read of a table, as Parquet's paths."""
+    """The columns of a table to read, as Parquet column paths."""
     import pyarrow
 
     schema = table.schema_arrow

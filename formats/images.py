@@ -130,7 +130,7 @@ def _opens_as_image(path: Path) -> bool:
         with _open_file(path) as stream, Image.open(stream):
             return True
     except Image.DecompressionBombError:
-        return True  # whoever reads it says so
+        return True  # reported when it is read
     except (InputError, *_BROKEN_IMAGE):
         return False
 

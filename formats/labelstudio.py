@@ -127,7 +127,7 @@ def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | 
         answers = [*predicted, *done]
         if not answers:
             return None
-        omissions["answers beside the one that is read"] += len(answers) - 1
+        omissions["annotations and predictions beside the one that is read"] += len(answers) - 1
         boxes = list(_rectangles(answers[-1]["result"] or [], omissions))
         upright = [each for each in boxes if not (each["value"].get("rotation") or each.get("image_rotation"))]
         omissions[_ROTATED] += len(boxes) - len(upright)
@@ -293,7 +293,7 @@ def _decoded(text: str) -> str:
         return ""
 
 
-_UPLOAD_KEY = re.compile(r"[0-9a-f]{8}-(?=.)")  # before the name of a file that came by the browser
+_UPLOAD_KEY = re.compile(r"[0-9a-f]{8}-(?=.)")  # prefix of the names of files uploaded in the browser
 
 
 def _path_of(address: str) -> str:

@@ -28,8 +28,8 @@ from formats.record import Box, Instance, Record, check_box
 _log = logging.getLogger(__name__)
 
 LABEL_MAP_NAME = "labelmap.txt"
-_BACKGROUND = "background"  # of segmentations; CVAT and datumaro declare it beside the names of objects
-_DEFAULTS = ("", "0", "Unspecified")  # of truncated, occluded, pose
+_BACKGROUND = "background"  # for segmentation; CVAT and datumaro declare it beside the classes of objects
+_DEFAULTS = ("", "0", "Unspecified")  # of truncated, occluded and pose, which need not be counted
 _OF_IMAGES = frozenset(("folder", "filename", "path", "source", "owner", "size", "segmented", "object"))
 _DIFFICULT = {"true": "1", "false": "0", "unspecified": "0"}  # as some tools write it
 

@@ -30,7 +30,7 @@ SHORTEST_LINE = 20  # bytes: whatever is shorter may be blank
 TEXT_BLOCK = 1 << 20  # bytes of names that are searched at once, small enough for a processor's cache
 RARE = 50  # of so many bytes one at most is a candidate: fewer are looked at one by one
 CHECKED_LINES = 10_000  # a file of at most so many is checked line by line when it is opened
-MAX_LISTED = 20  # so many lines that cannot be reviewed are named; the rest are counted
+MAX_LISTED = 20  # lines listed as not reviewable; the rest are only counted
 
 UNTOUCHED, EDITED, ACCEPTED, SKIPPED = range(4)
 STATES = ("untouched", "edited", "accepted", "skipped")

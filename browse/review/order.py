@@ -52,7 +52,7 @@ def uncertain_order(index: LineIndex, names: Mapping[int, str], thresholds: Thre
 
 
 def doubt_of_lines(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
-    """(N,) float: how far the score of the line's least certain box is from its threshold; infinite without scores."""
+    """(N,) float: distance of the score of the line's least certain box from its threshold; infinite without scores."""
     distance = doubt_of_boxes(index.labels, index.scores, names, thresholds, index.lowest)
     lines = np.full(len(index.lines), np.inf)
     with_boxes = np.diff(index.first) > 0

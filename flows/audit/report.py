@@ -31,7 +31,7 @@ from formats.record import Record
 from formats.reviewed import Key, key_of
 
 REPORT_NAME = "report.json"
-ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10  # reviewed, of a category whose own numbers are worth reading
+ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10  # minimum reviewed images and boxes of a category for separate estimates
 
 
 class Estimate(NamedTuple):
@@ -154,8 +154,8 @@ def report_audit(
     truth = audit.truth()
     images, strata, skipped = audit.sample(truth)
     if len(images) < min(MIN_REVIEWS, len(audit.records)):
-        behind = f", not counting {skipped} after a skipped image" if skipped else ""
-        what = f"{len(images)} of {audit.settings.drawn} sampled images are reviewed{behind}"
+        uncounted = f", not counting {skipped} after a skipped image" if skipped else ""
+        what = f"{len(images)} of {audit.settings.drawn} sampled images are reviewed{uncounted}"
         wanted = min(MIN_REVIEWS, len(audit.records))
         raise InputError(audit.reviewed, what, f"expected at least {wanted}, reviewed in the order of the page")
     _check_every_stratum(audit, strata, truth)

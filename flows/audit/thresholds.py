@@ -12,9 +12,9 @@ import numpy as np
 from flows.audit.defaults import CONFIDENCE
 from flows.audit.estimation import Strata, estimate_share
 
-STEPS = 16  # thresholds that are tested
-FIRST_SHARE = 1 / 3  # of the labels score more than the first: with fewer, hardly any audit could certify it
-DECIMALS = 3  # of a threshold
+STEPS = 16  # number of thresholds
+FIRST_SHARE = 1 / 3  # share of the labels above the first threshold; with fewer, hardly any audit could certify it
+DECIMALS = 3  # of the thresholds
 
 
 def threshold_grid(scores: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from grounding_model.training.settings import LossSettings, OptimizerConfig
 
 
 def default_training(work_dir: Path = WORK_DIR) -> TrainConfig:
-    """How a student trains unless the configuration says otherwise."""
+    """The default training configuration of a student."""
     return TrainConfig(
         work_dir=work_dir,
         start=FromStudent(),

@@ -50,7 +50,7 @@ class Comparison(NamedTuple):
 
 
 def compare(first: str | Path, second: str | Path, resamples: int = RESAMPLES) -> Comparison:
-    """first, second: the work_dir of two evaluations, or their evaluation.json; the gain is the second's.
+    """Compares two evaluations. first, second: their work_dir or evaluation.json; gains are second minus first.
 
     For evaluations of several sets, there is a row for each set and one for the mean. Raises InputError for a folder
     without an evaluation, and for evaluations with different ground truths, categories or metrics.

@@ -13,7 +13,7 @@ from grounding_model.metrics.bootstrap import RESAMPLES
 from grounding_model.metrics.expressions import EXPRESSION_SCORE
 
 EVALUATION_NAME, SAMPLES_NAME = "evaluation.json", "samples.npz"  # in the work_dir
-EVERY_BOX = LabellingSettings(score_floor=0.0)  # an AP needs the boxes of every score
+EVERY_BOX = LabellingSettings(score_floor=0.0)  # AP needs boxes of all scores
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ WORDS: Mapping[Reason, Callable[[Candidate, str, Policy], str]] = {
 def _overlap(
     candidate: Candidate, reason: Reason, names: Sequence[str], policy: Policy, labels: Sequence[Label], log: DropLog
 ) -> str:
-    """Which better box a dropped one overlaps most."""
+    """The better box that a dropped one overlaps most, in words."""
     limit = OVERLAPPED[reason](policy)
     standing = [label.candidate for label in labels]
     standing += [each for each, why in log.dropped if why not in WITHOUT_EFFECT or reason == "distractor"]

@@ -119,7 +119,7 @@ def prepare_filter(
     check = partial(check_corrections, plans[0])
     corrections = corrections_for(reviewed, number, check)
     if reviewed is not None and not corrections and provenance is None:
-        raise InputError(reviewed, "contains no line", "expected ODVG lines that a person has corrected")
+        raise InputError(reviewed, "contains no line", "expected ODVG lines corrected by a person")
     return corrections, adaptive_thresholds(plans, policy, reviewed_truth(policy, corrections, number, check))
 
 
@@ -327,7 +327,7 @@ def _kept_audit(meta: Path, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_json(policy: Policy) -> dict[str, Any]:
-    """The policy's settings; of a file of reviewed labels its name."""
+    """The settings of the policy, in which a file of reviewed labels is only its name."""
     payload = settings_payload(policy)
     if isinstance(policy.adaptive, TargetPrecision) and policy.adaptive.reviewed is not None:
         payload["adaptive"]["reviewed"] = policy.adaptive.reviewed.name

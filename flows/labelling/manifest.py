@@ -135,7 +135,7 @@ def _check_texts(entries: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} is {describe_value(entries[name])}")
 
 
-# What the stages of `from flows import …` take as a plan: itself, or its manifest.json or work_dir.
+# A plan as the stages of `from flows import …` accept it: itself, or its manifest.json or work_dir.
 PlanOrPath = Manifest | str | Path
 
 

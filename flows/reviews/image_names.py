@@ -1,8 +1,8 @@
 """Matches image names in an export of another program with our images.
 
-Programs put folders before a name (those of their storage), leave folders out, and change names: Label Studio puts a
-key of eight digits before an uploaded file and takes blanks and brackets out, addresses are percent-encoded, and some
-formats drop the suffix. Roboflow writes `a_jpg.rf.KEY.jpg`. Windows and some cameras do not tell upper from lower case.
+Programs add folders of their storage to a name, drop folders, and change names: Label Studio prefixes uploaded files
+with a key of eight digits and removes spaces and brackets, URLs are percent-encoded, and some formats drop the
+suffix. Roboflow writes `a_jpg.rf.KEY.jpg`. Windows and some cameras do not distinguish upper and lower case.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from grounding_model.detector import load_detector
 from grounding_model.glyphs import draw_scene
 
 CONFIG = Path(__file__).parents[2] / "configs" / "self_train_glyphs.toml"
-DEMO_NAME = "demo.json"  # which demo lies in a folder
+DEMO_NAME = "demo.json"  # the settings of the demo in a folder
 PICTURE_NAME = "before_after.jpg"
 TEST_SCENES = 300  # scores on 60 are noisy, and more take only milliseconds
 SOURCE_SCENES = GlyphData(domain="source", count=150, seed=2000)  # of every category, in no training set

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WRITER, _HEAD = b"Matplotlib", 512  # what the first bytes of its PNG files say
-DPI = 120  # pixels an inch of a file; text of 8 points can be read
+DPI = 120  # pixels per inch of a file, so that text of 8 points is legible
 
 
 def new_figure(width: float, height: float) -> Figure:

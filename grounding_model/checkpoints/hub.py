@@ -21,7 +21,7 @@ _WEIGHTS = (("*.safetensors", "*.safetensors.index.json"), ("pytorch_model*.bin"
 
 
 def download(name: str) -> Path:
-    """The folder of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
+    """The folder of a hub repository, from the cache or the network. Raises InputError if it cannot be downloaded."""
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*_CONFIG, *_WEIGHTS[0]], local_files_only=True))
         if (folder / "config.json").is_file() and _has_weights(folder):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MODEL_TYPES = {"mm-grounding-dino": "MM-Grounding-DINO", "grounding-dino": "Grounding DINO"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # whole, or in parts that NAME.index.json lists
-CONSTANT_SETTINGS = {  # constants of the architecture; a file with other values is another model
+CONSTANT_SETTINGS = {  # constants of the architecture; with other values it is an unsupported model
     "two_stage": True,
     "embedding_init_target": True,
     "position_embedding_type": "sine",

@@ -77,8 +77,8 @@ def convert_checkpoint(
 ) -> None:
     """Converts any checkpoint to our format (destination ends in .safetensors) or to a transformers folder.
 
-    backbone: of ours, left out of the file, as in save_checkpoint. overwrite: replace a file that is there; without
-    it, InputError: a checkpoint may be days of training.
+    backbone: as in save_checkpoint, to leave the backbone out of our file. overwrite: replace an existing
+    file; otherwise this raises InputError, since a checkpoint may be days of training.
     """
     if not overwrite:
         refuse_to_replace(destination)

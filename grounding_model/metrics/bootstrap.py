@@ -76,7 +76,7 @@ def samples_interval(
 
 
 def drawn(found: Samples, baseline: Samples | None = None, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """(resamples,) the number of each draw, less the baseline's of the same; NaN where there is nothing to find."""
+    """(resamples,): the metric on each resample, minus that of the baseline if given; NaN without a true box."""
     values = resampled(found, image_draws(image_count(found), resamples, seed))
     if baseline is None:
         return values
@@ -84,7 +84,7 @@ def drawn(found: Samples, baseline: Samples | None = None, *, resamples: int = R
 
 
 def interval_within(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """The middle part of the draws. Raises InputError where there was nothing to find in any of them."""
+    """The central part of the resampled values. Raises InputError if all of them are NaN."""
     values = values[np.isfinite(values)]
     if not len(values):
         raise InputError("truth", "no box of the categories", "expected at least one labelled object to find")

@@ -56,7 +56,7 @@ class Ranking(NamedTuple):
         )
 
     def precision_at_recall(self, epsilon: float = 0.0) -> np.ndarray | None:
-        """(T, R): the best precision at each recall or a higher one, 0 where it is not reached.
+        """(T, R): the best precision at each recall or any higher one; 0 for a recall that is not reached.
 
         epsilon: is added to the number of detections, as pycocotools does. Returns None where there is no box to find.
         """
