@@ -258,7 +258,7 @@ ON_PHOTOS = Recipe(
     """\
 [policy]
 # More views of each image give fewer wrong boxes, but not tighter ones.
-score_threshold = 0.4  # score above which a candidate becomes a label; check v1 and adjust, the model is not run again
+score_threshold = 0.3  # score above which a candidate becomes a label; check v1 and adjust, the model is not run again
 ignore_from = 0.2  # boxes between this and the threshold count neither as objects nor as background
 
 [labelling]

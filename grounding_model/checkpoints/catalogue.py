@@ -27,7 +27,7 @@ HUB_TINY = "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_grit_v3det"
 HUB_LICENCE = "Apache-2.0"  # of all HUB_NAMES, by their model cards
 CATALOGUE = (
     Entry(WEIGHTS, "drawn scenes: the demo and the tests; offline", None, "Apache-2.0", 4.7),
-    Entry(PHOTO_WEIGHTS, "photos, from 10 to some hundred labelled ones; offline", None, "Apache-2.0", 4.9),
+    Entry(PHOTO_WEIGHTS, "photos, from 10 to some hundred labelled ones; offline", None, "Apache-2.0", 6.0),
     Entry(HUB_TINY, "photos without labels", 41.4, "Apache-2.0", 173.0),
     Entry("iSEE-Laboratory/llmdet_tiny", "photos without labels: the first choice", 44.7, "Apache-2.0", 173.0),
     Entry("iSEE-Laboratory/llmdet_base", "the same, better and slower", 48.3, "Apache-2.0", 233.0),
