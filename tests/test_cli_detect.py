@@ -257,6 +257,6 @@ def test_a_huge_picture_is_drawn_on_a_reduced_copy(tmp_path: Path, monkeypatch: 
 def test_no_drawing_replaces_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = save_picture(tmp_path / "out" / "vis" / "a.png")
     before = picture.read_bytes()
-    assert main(["detect", str(picture.parent), "--texts", "cat.", "--out-dir", str(tmp_path / "out")]) == 2
+    assert main(["detect", str(picture.parent), "--texts", "cat.", "-c", "--out-dir", str(tmp_path / "out")]) == 2
     assert "is one of the images, and its drawing would replace it" in capsys.readouterr().err
     assert picture.read_bytes() == before

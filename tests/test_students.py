@@ -442,7 +442,7 @@ def test_labels_are_distilled_by_one_command(
     assert onnx_metadata(out / "student.onnx") == {}  # it is exported anew
     card = (out / "student" / "README.md").read_text()
     assert "Classes, in the order of their labels: red, green, blue" in card
-    assert "whose IoU is above 0.7, the better one counts" in card
+    assert "with an IoU above 0.7, only the one with the higher score counts" in card
     assert "labels precision: `0.800 … 0.950, 95 % interval from 12 reviewed images`" in card
     (trusted,) = (out / "labels-scores").glob("*_od.json")
     weights = [each.weight for line in read_odvg(trusted) for each in line.instances or ()]
