@@ -520,3 +520,14 @@ def test_a_score_is_a_weight_where_nobody_gave_another(tmp_path: Path) -> None:
     write_odvg(tmp_path / "a_od.json", [Record("a.png", 10, 10, tuple(boxes.values()))])
     (record,) = read_odvg(write_trusted(tmp_path / "a_od.json", tmp_path / "b_od.json", "scores"))
     assert [each.weight for each in record.instances or ()] == [0.4, 0.9, 1.0]
+
+
+def test_settings_of_a_distillation_can_be_changed_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "distill.toml"
+    config.write_text('labels = "x_od.json"\nimages = "images"\n[train]\nwork_dir = "work"\nsteps = 2\n')
+    assert main(["distill", str(config), "--set", "train.optimizer.learning_rate=-1"]) == 2
+    assert "train.optimizer.learning_rate" in capsys.readouterr().err
+    assert main(["distill", str(tmp_path / "x_od.json"), "images", "--set", "train.steps=1"]) == 2
+    assert "expected a TOML file" in capsys.readouterr().err

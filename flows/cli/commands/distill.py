@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from flows.cli.arguments import command
+from flows.cli.arguments import add_overrides, command
 from flows.distillation.defaults import STEPS, TRUST, WORK_DIR, Trust
 from grounding_model.students.config import DEFAULT_STUDENT, FromStudent
 
@@ -56,6 +56,7 @@ def add(commands) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help=f"training steps (default {STEPS})")
     parser.add_argument("--device", metavar="D", help="device to train on: auto, cpu, cuda …")
     parser.add_argument("--work-dir", metavar="D", help=f"output folder (default: {WORK_DIR})")
+    add_overrides(parser, "train.optimizer.learning_rate=5e-4")
 
 
 def _distill(options: argparse.Namespace) -> int:
@@ -65,7 +66,9 @@ def _distill(options: argparse.Namespace) -> int:
     from formats.io.toml_config import read_config
 
     if options.labels.endswith(".toml"):
-        config = read_config(options.labels, DistillConfig)
+        config = read_config(options.labels, DistillConfig, options.set)
+    elif options.set:
+        raise InputError("--set", "is given without a configuration", "expected a TOML file as LABELS")
     elif options.images is None:
         raise InputError("IMAGES", "is missing", "expected the folder of the labels' images, or a TOML file alone")
     else:
