@@ -101,6 +101,7 @@ CATEGORIES: Mapping[str, Callable[..., tuple[str, ...]]] = Functions(
         "coco": "coco.read_coco_categories",
         "coco-results": "coco.read_coco_results_categories",
         "voc": "voc.read_voc_categories",
+        "yolo": "yolo.read_yolo_categories",
         "lvis": "coco_dialects.read_lvis_categories",
         "objects365v1": "coco_dialects.read_categories_by_id",
         "objects365v2": "coco_dialects.read_objects365v2_categories",

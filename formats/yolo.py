@@ -37,27 +37,26 @@ _DATA_YAML = ("data.yaml", "data.yml", "dataset.yaml")
 def read_yolo(
     label_dir: str | Path,
     image_dir: str | Path,
-    categories: Sequence[str] | str | Path,
+    categories: Sequence[str] | str | Path | None = None,
     on_problem: Callable[[InputError], None] | None = None,
     omissions: Omissions | None = None,
     labelled_only: bool = False,
 ) -> Iterator[Record]:
     """Yields a record for each image, sorted by name; its size is read from the image, after EXIF rotation.
 
-    categories: the names in the order of the classes, or a file: the data set's YAML with `names`, or a text file with
-    one name per line. As in YOLO, an image without a label file has no objects; a warning counts label files without
+    label_dir: the label files, or a folder whose subfolder labels/ contains them. categories: the names in the order of
+    the classes, or a file: the data set's YAML with `names`, or a text file with one name per line; by default those of
+    read_yolo_categories. As in YOLO, an image without a label file has no objects; a warning counts label files without
     an image. labelled_only: leave out images without a label file, as not labelled yet. kpt_shape is read from the
     file `categories`, else from a data.yaml in the folders above.
     Raises InputError if no label file belongs to an image, for a label file of two images (a.jpg, a.png), an unknown
     class, and invalid lines; on_problem receives the errors of single files instead, which are then skipped.
     omissions: counts polygons, keypoints and track numbers.
     """
+    labels = _label_folder(Path(label_dir))
+    if categories is None:
+        categories = read_yolo_categories(labels)
     names = read_category_names(categories) if isinstance(categories, (str, Path)) else tuple(categories)
-    labels = Path(label_dir)
-    if not labels.is_dir():
-        raise InputError(
-            labels, "is not a folder" if labels.exists() else "does not exist", "expected the folder of labels"
-        )
     filenames = list_images(image_dir)
     label_files = find_label_files(labels)
     if labelled_only:
@@ -74,6 +73,24 @@ def read_yolo(
             height, width = image_size(Path(image_dir) / filename)
             found = () if path is None else tuple(_instances(path, names, height, width, keypoints, omissions))
             yield Record(filename, height, width, found)
+
+
+def read_yolo_categories(label_dir: str | Path) -> tuple[str, ...]:
+    """The names in the data set's YAML, in the folder of labels or the two above it. Raises InputError without one."""
+    path = data_yaml_of(Path(label_dir))
+    if path is None:
+        raise InputError(label_dir, "has no data.yaml, nor have the folders above", "expected --categories")
+    return read_category_names(path)
+
+
+def _label_folder(folder: Path) -> Path:
+    """The folder, or its labels/ if only that contains label files, as in the data sets that write_yolo makes."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(folder, what, "expected the folder of labels")
+    below = folder / "labels"
+    outside = (path for path in folder.glob("*.[tT][xX][tT]") if path.name not in _NOT_LABELS)
+    return below if below.is_dir() and next(outside, None) is None else folder
 
 
 def _stem(filename: str | PurePosixPath) -> PurePosixPath:

@@ -10,7 +10,8 @@ import yaml
 from PIL import Image
 
 from formats import InputError, Instance, Omissions, Record, read_yolo, write_yolo
-from formats.label_map import read_category_names
+from formats.convert import convert
+from formats.label_map import read_category_names, read_label_map
 
 BOX = (25.0, 40.0, 75.0, 60.0)  # of "0.5 0.5 0.5 0.2" in an image of 100 x 100
 
@@ -184,3 +185,31 @@ def test_the_data_yaml_means_its_own_folder_and_every_name_is_a_text(tmp_path: P
     write_yolo(tmp_path / "out", [], names)
     content = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
     assert content == {"train": "images", "val": "images", "names": dict(enumerate(names))}
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (100, 100)).save(path)
+
+
+def test_the_folder_that_was_written_is_read(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    records = [Record("a.jpg", 100, 100, (Instance(BOX, 1, "dog"),))]
+    write_yolo(tmp_path / "out", records, ("cat", "dog"))
+    [read] = read_yolo(tmp_path / "out", tmp_path / "images")
+    assert (read.instances[0].box, read.instances[0].category) == (records[0].instances[0].box, "dog")
+    assert list(read_yolo(tmp_path / "out" / "labels", tmp_path / "images")) == [read]
+    convert("yolo", "odvg", tmp_path / "out", tmp_path / "x_od.json", image_dir=tmp_path / "images")
+    assert read_label_map(tmp_path / "x_label_map.json") == {0: "cat", 1: "dog"}
+    (tmp_path / "out" / "data.yaml").unlink()
+    with pytest.raises(InputError, match=r"has no data\.yaml, nor have the folders above; expected --categories"):
+        list(read_yolo(tmp_path / "out", tmp_path / "images"))
+
+
+def test_label_files_beside_a_folder_called_labels_are_not_passed_over(tmp_path: Path) -> None:
+    for name in ("a.jpg", "labels/b.jpg"):
+        picture(tmp_path / "images" / name)
+        label = (tmp_path / "yolo" / name).with_suffix(".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.5 0.5 0.2 0.2\n")
+    assert [len(each.instances) for each in read_yolo(tmp_path / "yolo", tmp_path / "images", ("cat",))] == [1, 1]
