@@ -64,7 +64,11 @@ WRONG_INPUTS = [
     ("check x_od.json --images none", "none: no such folder; expected"),
     ("convert voc odvg none out.json", "none: "),
     ("convert coco odvg none.json out.json", "none.json: "),
-    ("convert yolo odvg images out.json", "convert yolo: images or categories are missing; expected"),
+    (
+        "convert yolo odvg images out.json",
+        "images: has no data.yaml, nor have the folders above; expected --categories",
+    ),
+    ("convert yolo odvg images out.json --categories cat", "convert yolo: images is missing; expected --images"),
     ("weights none.pth ours.safetensors", "none.pth"),
     ("glyphs g --domain moon", "domain: 'moon'; expected"),
     ("glyphs g --task moon", "task: 'moon'; expected"),
