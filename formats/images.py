@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from formats.io.errors import InputError, handed_to
+from formats.io.files import check_is_folder
 from formats.io.plurals import many, verb
 from formats.io.storage import as_path, is_address
 from formats.record import Record
@@ -98,9 +99,8 @@ def images_of_folder(folder: str | Path) -> list[str]:
 def check_folder(folder: str | Path) -> None:
     """Raises InputError where there is no such folder of images. An address is taken as it is: stores have none."""
     root = as_path(folder)
-    if not is_address(root) and not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise InputError(root, what, "expected a folder of images")
+    if not is_address(root):
+        check_is_folder(root, "expected a folder of images")
 
 
 def _images_among(root: Path, names: Sequence[str]) -> list[str]:

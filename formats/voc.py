@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join, with_slashes
 from formats.io.errors import InputError, expected_one_of, handed_to, located
-from formats.io.files import refuse_packed, write_whole_folder
+from formats.io.files import check_is_folder, refuse_packed, write_whole_folder
 from formats.io.plurals import many
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record, check_box
@@ -70,10 +70,7 @@ def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
 
 def _paths(ann_dir: str | Path) -> list[Path]:
     folder = Path(ann_dir)
-    if not folder.is_dir():
-        raise InputError(
-            folder, "is not a folder" if folder.exists() else "does not exist", "expected a folder of VOC XML files"
-        )
+    check_is_folder(folder, "expected a folder of VOC XML files")
     paths = sorted(path for path in folder.rglob("*.[xX][mM][lL]") if path.is_file())
     if not paths:
         raise InputError(folder, "contains no XML file", "expected a folder of VOC XML files")

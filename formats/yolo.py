@@ -14,13 +14,13 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError, handed_to, refused
-from formats.io.files import write_whole_folder
+from formats.io.files import check_is_folder, write_whole_folder
 from formats.io.plurals import many, verb
 from formats.label_map import keypoint_shape, read_category_names
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_PLAIN = 1000  # characters of a file name that needs no safe_join
 _NOT_LABELS = frozenset({"classes.txt"})  # labelling tools put the category names beside the labels
+_EXPECTED_FOLDER = "expected the folder of labels"
 _DATA_YAML = ("data.yaml", "data.yml", "dataset.yaml")
 
 
@@ -53,11 +54,12 @@ def read_yolo(
     class, and invalid lines; on_problem receives the errors of single files instead, which are then skipped.
     omissions: counts polygons, keypoints and track numbers.
     """
-    labels = _label_folder(Path(label_dir))
+    check_is_folder(label_dir, _EXPECTED_FOLDER)
     if categories is None:
-        categories = read_yolo_categories(labels)
+        categories = read_yolo_categories(label_dir)
     names = read_category_names(categories) if isinstance(categories, (str, Path)) else tuple(categories)
     filenames = list_images(image_dir)
+    labels = _label_folder(Path(label_dir), set(map(_stem, filenames)))
     label_files = find_label_files(labels)
     if labelled_only:
         filenames = [name for name in filenames if _stem(name) in label_files] or filenames
@@ -77,20 +79,22 @@ def read_yolo(
 
 def read_yolo_categories(label_dir: str | Path) -> tuple[str, ...]:
     """The names in the data set's YAML, in the folder of labels or the two above it. Raises InputError without one."""
+    check_is_folder(label_dir, _EXPECTED_FOLDER)
     path = data_yaml_of(Path(label_dir))
     if path is None:
         raise InputError(label_dir, "has no data.yaml, nor have the folders above", "expected --categories")
     return read_category_names(path)
 
 
-def _label_folder(folder: Path) -> Path:
-    """The folder, or its labels/ if only that contains label files, as in the data sets that write_yolo makes."""
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise InputError(folder, what, "expected the folder of labels")
+def _label_folder(folder: Path, images: Collection[PurePosixPath]) -> Path:
+    """The folder, or its labels/ as in a whole data set, unless the folder has label files of images itself.
+
+    images: their stems.
+    """
     below = folder / "labels"
-    outside = (path for path in folder.glob("*.[tT][xX][tT]") if path.name not in _NOT_LABELS)
-    return below if below.is_dir() and next(outside, None) is None else folder
+    if below.is_dir() and not any(_stem(path.name) in images for path in folder.glob("*.[tT][xX][tT]")):
+        return below
+    return folder
 
 
 def _stem(filename: str | PurePosixPath) -> PurePosixPath:

@@ -134,6 +134,20 @@ def test_images_without_a_yolo_file_are_not_yet_labelled(folder: Path, given: st
     assert config.data.categories == ("cat",)
 
 
+def test_categories_name_the_classes_of_yolo_files_without_a_data_yaml(folder: Path) -> None:
+    labels = folder.parent / "yolo"
+    labels.mkdir()
+    (labels / f"{next(folder.iterdir()).stem}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    with pytest.raises(InputError, match=r"has no data\.yaml"):
+        init("zoo", folder, labels=labels)
+    config = read_self_train(init("zoo", folder, labels=labels, categories=("cat",)))
+    assert isinstance(config.data, ImageFolder)
+    assert config.data.categories == ("cat",)
+    (labels / "data.yaml").write_text("names: [cat]\n")
+    with pytest.raises(InputError, match="leave them out"):
+        init("farm", folder, labels=labels, categories=("dog",))
+
+
 def test_categories_do_not_rename_what_is_labelled(folder: Path) -> None:
     with pytest.raises(InputError, match="leave them out"):
         init("zoo", folder, labels=labelled(folder), categories=("dog",))

@@ -213,3 +213,14 @@ def test_label_files_beside_a_folder_called_labels_are_not_passed_over(tmp_path:
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text("0 0.5 0.5 0.2 0.2\n")
     assert [len(each.instances) for each in read_yolo(tmp_path / "yolo", tmp_path / "images", ("cat",))] == [1, 1]
+
+
+def test_lists_of_images_beside_the_labels_are_no_labels(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "train.txt").write_text("images/a.jpg\n")
+    [read] = read_yolo(tmp_path, tmp_path / "images", ("cat",))
+    assert read.instances
+    with pytest.raises(InputError, match=r"nowhere: does not exist; expected the folder of labels"):
+        list(read_yolo(tmp_path / "nowhere", tmp_path / "images"))

@@ -20,7 +20,7 @@ from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.io.plurals import many
 from formats.io.ranges import Count, check_ranges
-from formats.label_map import read_category_names, read_label_map, write_label_map
+from formats.label_map import read_label_map, write_label_map
 from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
 from formats.yolo import data_yaml_of
@@ -99,9 +99,6 @@ def import_labels(
     options: dict[str, Any] = {"image_dir": images} if "image_dir" in takes else {}
     if source_format == "yolo":
         options["labelled_only"] = True
-        labels = labels / "labels" if (labels / "labels").is_dir() else labels  # of a whole data set
-        if categories is None and (data_yaml := data_yaml_of(labels)) is not None:
-            categories = read_category_names(data_yaml)
     _refuse_other_names(source_format, labels, categories, options)
     convert(source_format, "odvg", labels, out, categories=categories, **options)
     records = list(read_odvg(out))
@@ -117,8 +114,7 @@ def _refuse_other_names(
     source_format: str, labels: Path, categories: Sequence[str] | None, options: Mapping[str, Any]
 ) -> None:
     """Raises InputError if the categories differ from the names in the labels, which they would rename."""
-    parameter = inspect.signature(READERS[source_format]).parameters.get("categories")
-    if categories is None or (parameter is not None and parameter.default is parameter.empty):
+    if categories is None or (source_format == "yolo" and data_yaml_of(labels) is None):
         return
     known = read_names(source_format, labels, None, options)
     if set(known) != set(categories):

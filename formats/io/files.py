@@ -25,6 +25,12 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _PACKED = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "packed with gzip", b"7z\xbc\xaf": "a 7z archive"}
 
 
+def check_is_folder(path: str | Path, remedy: str) -> None:
+    """Raises InputError with `remedy` unless it is an existing folder."""
+    if not Path(path).is_dir():
+        raise InputError(path, "is not a folder" if Path(path).exists() else "does not exist", remedy)
+
+
 def refuse_packed(path: str | Path) -> None:
     """Raises InputError if the file is an archive, as exports of labelling tools often are."""
     path = as_path(path)
