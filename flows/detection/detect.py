@@ -20,7 +20,7 @@ from browse.images.pictures import reduced_picture
 from flows.detection.download import fetch, is_url
 from flows.detection.options import DetectOptions
 from flows.labelling.mirrored import shown_as
-from formats.images import IMAGE_SUFFIXES, list_images
+from formats.images import IMAGE_SUFFIXES, images_of_folder
 from formats.io.errors import InputError
 from formats.io.files import write_json, write_whole
 from formats.io.progress import show_progress
@@ -28,8 +28,7 @@ from formats.record import Record
 from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
-from grounding_model.students.detector import StudentDetector
-from grounding_model.students.onnx_detector import OnnxDetector
+from grounding_model.students.detector import ClosedSetDetector
 
 JPEG_QUALITY = 92  # the names on a picture are small
 DRAWN_PIXELS = 1 << 26  # of a drawing; drawing on a larger one would take gigabytes
@@ -111,7 +110,7 @@ def _refuse_to_draw_over(images: Sequence[ListedImage], out_dir: Path) -> None:
 
 
 def _all_classes(detector: object, weights: str) -> Prompt:
-    if isinstance(detector, StudentDetector | OnnxDetector):
+    if isinstance(detector, ClosedSetDetector):
         return Prompt.categories(detector.names)
     raise InputError(weights, "has no classes of its own", "expected a prompt")
 
@@ -179,10 +178,7 @@ def _listed(sources: Sequence[str]) -> Iterator[tuple[Path, str]]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            names = list_images(path)
-            if not names:
-                raise InputError(path, "contains no images", "expected .jpg, .png or other image files")
-            yield from ((path / name, name) for name in names)
+            yield from ((path / name, name) for name in images_of_folder(path))
         elif path.exists():
             yield path, path.name
         else:

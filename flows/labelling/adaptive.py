@@ -13,7 +13,7 @@ from flows.policies.apply import Reasons
 from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
-from formats.boxes import boxes_by_name
+from formats.boxes import MATCH_IOU, boxes_by_name
 from formats.io.errors import InputError
 from formats.record import Record
 from formats.reviewed import Correction, Key, corrections_for
@@ -71,7 +71,7 @@ def _threshold(adaptive: Quantile | Mixture | TargetPrecision, name: str, images
 
 def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> tuple[int, dict[str, _Scores]]:
     """The number of images, and the scores by category or phrase."""
-    iou = policy.adaptive.iou if isinstance(policy.adaptive, TargetPrecision) else 0.5
+    iou = policy.adaptive.iou if isinstance(policy.adaptive, TargetPrecision) else MATCH_IOU
     everything = policy.without_thresholds()
     images, seen = 0, Reasons()
     every: dict[str, list[float]] = {}

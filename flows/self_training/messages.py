@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from flows.self_training.drift import Drift
 from flows.self_training.state import PRETRAINED, LoopState, RoundResult, read_loop_state
 from formats.dataset_names import labels_of_other_round
+from formats.io.notebook import aligned_rows
 from formats.io.plurals import many
 
 
@@ -145,9 +146,3 @@ def ending(state: str, number: int, reason: str) -> str:
     """The state of a loop: "stopped after v1: did not pass the gate: …". number: of its last round."""
     where = state if state == "running" else f"{state} after v{number}"
     return f"{where}: {reason}" if reason else where
-
-
-def aligned_rows(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text with columns below one another."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

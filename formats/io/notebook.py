@@ -1,4 +1,4 @@
-"""HTML for the notebook view of our objects, without scripts or style sheets."""
+"""Tables as aligned text, and HTML for the notebook view of our objects, without scripts or style sheets."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[obje
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     head = f"<thead><tr>{head}</tr></thead>" if header else ""
     return f'<table><caption style="text-align: left">{escape(caption)}</caption>{head}<tbody>{body}</tbody></table>'
+
+
+def aligned_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text with columns below one another."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def html_text(text: str) -> str:

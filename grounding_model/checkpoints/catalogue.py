@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from formats.io.notebook import aligned_rows
 from grounding_model.checkpoints.locations import HUB_NAMES
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
@@ -68,10 +69,8 @@ def catalogue_rows() -> list[tuple[str, ...]]:
 
 def catalogue_table() -> str:
     """The output of `groundhog weights list`: the table, and a command for each entry."""
-    rows = catalogue_rows()
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    lines += [
+    lines = [
+        aligned_rows(catalogue_rows()),
         "",
         "AP is zero-shot, as published by the authors. Names with a slash are downloaded once, from Hugging Face.",
         "",

@@ -19,6 +19,8 @@ _CONFIG = ("config.json", "preprocessor_config.json", *TOKENIZER_FILES)
 # Patterns of the weights' files. Most repositories have both kinds; the second is fetched where the first is missing.
 _WEIGHTS = (("*.safetensors", "*.safetensors.index.json"), ("pytorch_model*.bin", "pytorch_model.bin.index.json"))
 
+_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
+
 
 def download(name: str) -> Path:
     """The folder of a hub repository, from the cache or the network. Raises InputError if it cannot be downloaded."""
@@ -35,11 +37,8 @@ def download(name: str) -> Path:
             if _has_weights(folder):
                 break
         return folder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or pass a folder"
-        ) from None
+    except _ERRORS as error:
+        raise _not_downloaded(name, error, "check the name, or pass a folder") from None
 
 
 def _has_weights(folder: Path) -> bool:
@@ -58,8 +57,10 @@ def download_file(name: str, file: str) -> Path:
     """One file of a hub repository, from the cache or the network. Raises InputError if it cannot be downloaded."""
     try:
         return Path(hf_hub_download(name, file))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or pass a file"
-        ) from None
+    except _ERRORS as error:
+        raise _not_downloaded(name, error, "check the name, or pass a file") from None
+
+
+def _not_downloaded(name: str, error: Exception, remedy: str) -> InputError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputError(name, f"cannot be downloaded from the Hugging Face hub ({reason})", remedy)

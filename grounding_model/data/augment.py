@@ -117,8 +117,7 @@ def resize(
     new_height, new_width = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
     if (new_height, new_width) == (height, width):
         return image, boxes
-    factors = np.array([new_width / width, new_height / height] * 2, dtype=np.float32)
-    return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR), boxes * factors
+    return _resized(image, boxes, (new_width, new_height), cv2.INTER_LINEAR)
 
 
 def shrink(image: np.ndarray, boxes: np.ndarray, max_short_side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,9 +126,16 @@ def shrink(image: np.ndarray, boxes: np.ndarray, max_short_side: int) -> tuple[n
     scale = max_short_side / min(height, width)
     if scale >= 1:
         return image, boxes
-    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    return _resized(image, boxes, (max(round(width * scale), 1), max(round(height * scale), 1)), cv2.INTER_AREA)
+
+
+def _resized(
+    image: np.ndarray, boxes: np.ndarray, size: tuple[int, int], interpolation: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """size: width, height."""
+    height, width = image.shape[:2]
     factors = np.array([size[0] / width, size[1] / height] * 2, dtype=np.float32)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), boxes * factors
+    return cv2.resize(image, size, interpolation=interpolation), boxes * factors
 
 
 def random_crop(

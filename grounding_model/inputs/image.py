@@ -59,6 +59,11 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def pixels_of(image: str | Path | np.ndarray, location: object) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of a path or an array. Raises InputError, naming the location for an array, if unusable."""
+    return check_image(image, location) if isinstance(image, np.ndarray) else read_image(image)
+
+
 def check_image(image: np.ndarray, location: object) -> np.ndarray:
     """Returns the image. Raises InputError unless it is (h, w, 3) uint8 with h, w > 0."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

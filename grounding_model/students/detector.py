@@ -12,7 +12,7 @@ from torch import Tensor
 
 from formats.io.errors import InputError, expected_one_of
 from formats.record import Instance, Record
-from grounding_model.inputs.image import check_image, read_image
+from grounding_model.inputs.image import pixels_of
 from grounding_model.inputs.predict import (
     Failure,
     ImageSource,
@@ -39,7 +39,41 @@ class Loaded(NamedTuple):
     classes: list[list[int]]
 
 
-class StudentDetector:
+class ClosedSetDetector:
+    """A detector of fixed classes, with the interface of grounding_model.detector.Detector."""
+
+    names: tuple[str, ...]
+
+    def predict(self, images: Any, prompt: Any = None, **settings: Any) -> list[Record]:
+        """Returns one record per image; raises InputError at the first unusable image, as Detector.predict does.
+
+        prompt: None means all classes.
+        """
+        images = image_list(images)
+        wanted = Prompt.categories(self.names) if prompt is None else prompts_of(prompt, len(images))
+        return records_of(self.predict_each(images, wanted, **settings))
+
+    def predict_each(
+        self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
+    ) -> Iterator[Record | Failure]:
+        """Yields one outcome per image, in order; see Detector.predict_each."""
+        raise NotImplementedError
+
+    def classes_of(self, prompt: Prompt) -> list[list[int]]:
+        """The detector's classes for each label of a prompt. Raises InputError for classes it was not trained on."""
+        return classes_of(self.names, prompt)
+
+    def _pairs(
+        self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt]
+    ) -> Iterable[tuple[ImageSource, Prompt]]:
+        """Each image with its prompt. Raises InputError for a shared prompt with other classes."""
+        if not isinstance(prompt, Prompt):
+            return zip(images, prompt, strict=True)
+        self.classes_of(prompt)
+        return ((image, prompt) for image in images)
+
+
+class StudentDetector(ClosedSetDetector):
     """A student on a device, with the interface of grounding_model.detector.Detector.
 
     It detects only the classes it was trained on, matched by name in any case: a prompt with other names, phrases or an
@@ -52,42 +86,19 @@ class StudentDetector:
         self.provenance = student.provenance
         self.names = student.names
 
-    def predict(self, images: Any, prompt: Any = None, **settings: Any) -> list[Record]:
-        """Returns one record per image; raises InputError at the first unusable image, as Detector.predict does.
-
-        prompt: None means all classes.
-        """
-        images = image_list(images)
-        wanted = Prompt.categories(self.student.names) if prompt is None else prompts_of(prompt, len(images))
-        return records_of(self.predict_each(images, wanted, **settings))
-
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
     ) -> Iterator[Record | Failure]:
         """Yields one outcome per image, in order; see Detector.predict_each. chunk_size and mixed_sizes are ignored."""
         chosen = PredictSettings(**settings)
-        if isinstance(prompt, Prompt):
-            self.classes_of(prompt)  # raises before the first image
-            pairs: Iterable[tuple[ImageSource, Prompt]] = ((image, prompt) for image in images)
-        else:
-            pairs = zip(images, prompt, strict=True)
-        return self._answers(pairs, chosen)
-
-    def classes_of(self, prompt: Prompt) -> list[list[int]]:
-        """The student's classes for each label of a prompt. Raises InputError for classes it was not trained on."""
-        return classes_of(self.student.names, prompt)
-
-    def _answers(
-        self, pairs: Iterable[tuple[ImageSource, Prompt]], settings: PredictSettings
-    ) -> Iterator[Record | Failure]:
-        read = partial(self._read, side=side_for(settings.scale, self.student.image_size))
-        loaded = read_ahead(pairs, read, self._with_classes, ahead=READERS + settings.batch_size)
-        label = partial(self._label, settings=settings)
-        return in_batches(loaded, settings.batch_size, lambda images: partial(label, images), ahead=0)
+        read = partial(self._read, side=side_for(chosen.scale, self.student.image_size))
+        loaded = read_ahead(self._pairs(images, prompt), read, self._with_classes, ahead=READERS + chosen.batch_size)
+        label = partial(self._label, settings=chosen)
+        return in_batches(loaded, chosen.batch_size, lambda batch: partial(label, batch), ahead=0)
 
     def _read(self, image: ImageSource, filename: str, side: int) -> tuple[int, int, Tensor]:
         """Height and width of the stored image, and its pixels as Loaded has them."""
-        array = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
+        array = pixels_of(image, filename)
         pixels = self.student.prepare(torch.from_numpy(np.array(array))[None], side)
         height, width = array.shape[:2]
         return height, width, pixels

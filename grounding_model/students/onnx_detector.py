@@ -12,11 +12,11 @@ import numpy as np
 
 from formats.io.errors import InputError
 from formats.record import Instance, Record
-from grounding_model.inputs.image import check_image, read_image
-from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings, image_list, records_of
-from grounding_model.inputs.prompt import Prompt, prompts_of
+from grounding_model.inputs.image import pixels_of
+from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings
+from grounding_model.inputs.prompt import Prompt
 from grounding_model.inputs.read_ahead import READERS, in_batches, read_ahead
-from grounding_model.students.detector import classes_of
+from grounding_model.students.detector import ClosedSetDetector
 from grounding_model.students.export import EXTRA
 
 INPUT, OUTPUTS = "images", ("labels", "boxes", "scores")  # of the files that export_onnx writes
@@ -74,7 +74,7 @@ class _Loaded(NamedTuple):
     label_of: Mapping[int, int]
 
 
-class OnnxDetector:
+class OnnxDetector(ClosedSetDetector):
     """A student's ONNX file as a detector. It has the classes and the image size that it was exported with.
 
     It runs one image at a time, since a batch needs images of one size.
@@ -84,12 +84,6 @@ class OnnxDetector:
         self._session = session
         self.names = session.names
         self.provenance: Mapping[str, str] = session.metadata
-
-    def predict(self, images: Any, prompt: Any = None, **settings: Any) -> list[Record]:
-        """As StudentDetector.predict. prompt: None means all classes."""
-        images = image_list(images)
-        wanted = Prompt.categories(self.names) if prompt is None else prompts_of(prompt, len(images))
-        return records_of(self.predict_each(images, wanted, **settings))
 
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
@@ -104,19 +98,12 @@ class OnnxDetector:
         if chosen.return_all_scores:
             what = "an ONNX file gives a box the score of one class"
             raise InputError("return_all_scores", what, "expected the student's folder as weights")
-        if isinstance(prompt, Prompt):
-            self._labels_of(prompt)  # raises before the first image
-            pairs: Iterable[tuple[ImageSource, Prompt]] = ((image, prompt) for image in images)
-        else:
-            pairs = zip(images, prompt, strict=True)
-        loaded = read_ahead(pairs, _read, self._with_labels, ahead=READERS)
+        loaded = read_ahead(self._pairs(images, prompt), _read, self._with_labels, ahead=READERS)
         return in_batches(loaded, 1, lambda batch: partial(self._detect, batch, chosen), ahead=0)
 
-    def _labels_of(self, prompt: Prompt) -> dict[int, int]:
-        return {known: label for label, classes in enumerate(classes_of(self.names, prompt)) for known in classes}
-
     def _with_labels(self, filename: str, pixels: np.ndarray, prompt: Prompt) -> _Loaded:
-        return _Loaded(filename, pixels, prompt, self._labels_of(prompt))
+        label_of = {known: label for label, classes in enumerate(self.classes_of(prompt)) for known in classes}
+        return _Loaded(filename, pixels, prompt, label_of)
 
     def _detect(self, images: Sequence[_Loaded], settings: PredictSettings) -> list[Record]:
         return [self._record(image, settings) for image in images]
@@ -133,8 +120,7 @@ class OnnxDetector:
 
 
 def _read(image: ImageSource, filename: str) -> np.ndarray:
-    pixels = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels_of(image, filename))
 
 
 def inspect_onnx(path: str | Path) -> str:

@@ -145,7 +145,7 @@ class TrainConfig:
             )
         if not 0 <= self.moving_average < 1:
             raise InputError("moving_average", f"is {self.moving_average}", "expected 0 <= decay < 1")
-        if self.dropout is not None and self.dropout == 1:
+        if self.dropout == 1:
             raise InputError("dropout", "is 1", "expected a share below 1")
         if self.dropout is not None and isinstance(self.start, FromStudent):
             raise InputError("dropout", "is set, but a student has its own", "expected it with MM-Grounding-DINO only")
