@@ -87,11 +87,16 @@ class Page:
         )
         self.drag((x, y), (x, y))
 
-    def slow_down(self, latency: float) -> None:
-        """latency: milliseconds that every request takes longer; 0 for none."""
+    @contextmanager
+    def slow_network(self, latency: float) -> Iterator[None]:
+        """latency: milliseconds that every request takes longer."""
         self.call("Network.enable")
-        speed = {"downloadThroughput": -1, "uploadThroughput": -1}
-        self.call("Network.emulateNetworkConditions", offline=False, latency=latency, **speed)
+        conditions = {"offline": False, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.call("Network.emulateNetworkConditions", latency=latency, **conditions)
+        try:
+            yield
+        finally:
+            self.call("Network.emulateNetworkConditions", latency=0, **conditions)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float], modifiers: int = 0) -> None:
         """With the left button, in CSS pixels of the window; start == end is a click. modifiers: as press has them."""

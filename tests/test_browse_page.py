@@ -150,8 +150,7 @@ def test_an_image_is_accepted_only_when_its_picture_is_seen(page: Page, tmp_path
     with served(tmp_path, "x_od_v1.json") as server:
         page.open(server.address)
         page.wait(at(1, 4))
-        page.slow_down(400)
-        try:
+        with page.slow_network(400):
             page.press("ArrowRight")
             for _ in range(5):  # held down while the next one loads
                 page.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", autoRepeat=True)
@@ -159,8 +158,6 @@ def test_an_image_is_accepted_only_when_its_picture_is_seen(page: Page, tmp_path
             assert not page.value(SHOWN)
             page.wait(at(2, 4))
             assert page.value(accepted(0, 4))
-        finally:
-            page.slow_down(0)
         page.press("h")
         page.wait("!document.getElementById('hidden-sign').hidden")
         page.press("Enter")  # shows the boxes, and accepts nothing
@@ -222,14 +219,11 @@ def test_a_key_pressed_while_the_next_line_loads_changes_no_line(page: Page, tmp
         page.open(server.address)
         page.wait(at(1, 2))
         page.press("Tab")
-        page.slow_down(300)
-        try:
+        with page.slow_network(300):
             page.press("ArrowRight")
             page.press("x")
             page.press("2")
             page.wait(at(2, 2))
-        finally:
-            page.slow_down(0)
         assert page.value(f"{text('boxes-title')} === '2 boxes'")
         page.press("Tab")
         page.press("x")  # the first edit here is not refused
@@ -451,8 +445,7 @@ def test_a_filter_that_no_image_fits_shows_nothing_that_could_be_accepted(page: 
     with served(tmp_path, "x_od_v1.json") as server:
         page.open(server.address)
         page.wait(at(1, 3))
-        page.slow_down(150)
-        try:
+        with page.slow_network(150):
             page.press("ArrowRight")  # what is still on its way does not come up under the filter either
             page.value("document.getElementById('filter-text').value = 'none'")
             page.value("document.getElementById('filters').requestSubmit()")
@@ -460,8 +453,6 @@ def test_a_filter_that_no_image_fits_shows_nothing_that_could_be_accepted(page: 
             page.wait(f"{text('position')} === '0 / 0' && {text('boxes-title')} === 'No image'")
             page.press("Enter")
             time.sleep(0.5)
-        finally:
-            page.slow_down(0)
         assert page.value(f"{text('position')} === '0 / 0' && {text('name')} === ''")
         assert page.value(accepted(0, 3))
         page.click("#filter-clear")
@@ -516,13 +507,10 @@ def test_each_arrow_counts_while_the_next_image_loads(page: Page, tmp_path: Path
     with served(tmp_path, "x_od_v1.json") as server:
         page.open(server.address)
         page.wait(at(1, 6))
-        page.slow_down(300)
-        try:
+        with page.slow_network(300):
             for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
                 page.press(key)
             page.wait(at(4, 6))
-        finally:
-            page.slow_down(0)
 
 
 def test_accepting_twice_while_the_first_is_saved_is_one_step_of_undo(page: Page, tmp_path: Path) -> None:
@@ -530,15 +518,12 @@ def test_accepting_twice_while_the_first_is_saved_is_one_step_of_undo(page: Page
     with served(tmp_path, "x_od_v1.json") as server:
         page.open(server.address)
         page.wait(at(1, 3))
-        page.slow_down(300)
-        try:
+        with page.slow_network(300):
             page.press("Enter")
             page.press("Enter")
             page.wait(f"{accepted(1, 3)} && {at(2, 3)}")
             page.press("z")
             page.wait(f"{accepted(0, 3)} && {at(1, 3)}")
-        finally:
-            page.slow_down(0)
 
 
 def test_a_finger_selects_boxes_and_draws_none(page: Page, tmp_path: Path) -> None:
