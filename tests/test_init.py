@@ -159,3 +159,4 @@ def test_labels_of_images_that_are_not_there_are_refused(folder: Path, tmp_path:
     (tmp_path / "others" / "image-000.png").rename(tmp_path / "others" / "x.png")
     with pytest.raises(InputError, match=r"does not contain 1 of 1 image of .*, such as image-000.png"):
         init("zoo", tmp_path / "others", labels=labels)
+    init("zoo", folder, labels=labels)  # what was refused is not in the way

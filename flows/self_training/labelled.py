@@ -23,6 +23,7 @@ from formats.io.ranges import Count, check_ranges
 from formats.label_map import read_label_map, write_label_map
 from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
+from formats.record import Record
 from formats.yolo import data_yaml_of
 from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import TrainConfig
@@ -101,13 +102,22 @@ def import_labels(
         options["labelled_only"] = True
     _refuse_other_names(source_format, labels, categories, options)
     convert(source_format, "odvg", labels, out, categories=categories, **options)
-    records = list(read_odvg(out))
+    try:
+        _check_usable(list(read_odvg(out)), labels, images)
+    except InputError:  # what it wrote would be in the way of the next attempt
+        out.unlink()
+        label_map_beside(out).unlink()
+        raise
+    return tuple(read_label_map(label_map_beside(out)).values())
+
+
+def _check_usable(records: Sequence[Record], labels: Path, images: Path) -> None:
+    """Raises InputError if a labelled image is not in the folder, or nothing is labelled."""
     if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
         what = f"does not contain {len(missing)} of {many(len(records), 'image')} of {labels}, such as {missing[0]}"
         raise InputError(images, what, "expected file names relative to this folder")
     if not any(record.instances for record in records):
         raise InputError(labels, "contains no boxes", "expected labelled images")
-    return tuple(read_label_map(label_map_beside(out)).values())
 
 
 def _refuse_other_names(
