@@ -58,7 +58,7 @@ class RoundResult(NamedTuple):
     approved: bool = False
 
     @property
-    def holds(self) -> bool:
+    def may_continue(self) -> bool:
         """Whether another round may follow from this one."""
         return self.verdict.passed or self.approved
 
@@ -97,7 +97,7 @@ def best_round(rounds: Sequence[RoundResult]) -> RoundResult:
     judged = [(each.score, -each.round, each) for each in rounds if each.score is not None]
     if judged:
         return max(judged)[-1]
-    return [rounds[0], *(each for each in rounds if each.holds)][-1]
+    return [rounds[0], *(each for each in rounds if each.may_continue)][-1]
 
 
 def round_folder(work_dir: Path, number: int) -> Path:
