@@ -315,12 +315,12 @@ def _problems(weights: Weights, location: object) -> list[str]:
         problems.append(f"{counted(missing)} missing")
     if extra := [name(key) for key in tensors if key not in expected]:
         problems.append(f"{counted(extra)} not in this model")
-    misshapen = [
+    wrong_shapes = [
         f"{name(key)} {tuple(tensors[key].shape)} instead of {tuple(tensor.shape)}"
         for key, tensor in expected.items()
         if key in tensors and not _fits(tensors[key], tensor)
     ]
-    return problems + ([f"{counted(misshapen)} of wrong shape"] if misshapen else [])
+    return problems + ([f"{counted(wrong_shapes)} of wrong shape"] if wrong_shapes else [])
 
 
 def _fits(tensor: Tensor, wanted: Tensor) -> bool:
