@@ -19,7 +19,7 @@ from formats.coco import write_coco
 from formats.convert import convert
 from formats.io.errors import InputError
 from formats.io.notebook import html_table
-from formats.io.plurals import many, singular
+from formats.io.plurals import first_lines, first_of, many, singular
 from formats.omissions import Omissions, describe_omissions
 from formats.record import Instance, Record
 from grounding_model import load_detector
@@ -148,6 +148,14 @@ def test_printed_commands_can_be_copied_where_a_folder_has_spaces(
 )
 def test_nouns_are_counted(count: int, noun: str, text: str) -> None:
     assert many(count, noun) == text
+
+
+def test_a_list_in_a_message_ends_with_the_number_that_it_leaves_out() -> None:
+    assert first_of([], 2) == ""
+    assert first_of(iter("ab"), 2) == "a, b"
+    assert first_of("abcde", 2) == "a, b and 3 more"
+    assert first_lines("ab", 2) == ["  a", "  b"]
+    assert first_lines(iter("abcde"), 2) == ["  a", "  b", "  and 3 more"]
 
 
 def test_what_is_empty_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
