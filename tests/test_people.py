@@ -194,7 +194,7 @@ def test_a_plural_has_its_singular(noun):
 
 def test_what_is_left_out_once_is_said_in_the_singular():
     left_out = Omissions(
-        {"boxes with several labels, now a box of each": 1, "keypoints of annotations": 1, "scores": 2}
+        {"boxes with several labels, now one box per label": 1, "keypoints of annotations": 1, "scores": 2}
     )
     said = describe_omissions(left_out).splitlines()
-    assert said == ["  1 box with several labels, now a box of each", "  1 keypoints of annotations", "  2 scores"]
+    assert said == ["  1 box with several labels, now one box per label", "  1 keypoints of annotations", "  2 scores"]
