@@ -86,7 +86,7 @@ def asset_key(location: str | Path) -> str:
 
 
 def report_asset(title: str, location: str | Path, made_of: list[str], metadata: dict[str, Any]) -> None:
-    """Records by a task run which files this one was made from. Prefect stores an event; Prefect Cloud draws the graph."""
+    """Records by a task run which files this one was made from: an event in Prefect, a graph in Prefect Cloud."""
     asset = Asset(key=asset_key(location))
 
     @materialize(asset, asset_deps=cast(Any, made_of), name=title, task_run_name=title, cache_policy=NO_CACHE)

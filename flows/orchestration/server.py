@@ -48,8 +48,8 @@ def is_healthy(api: str) -> bool:
 
 
 def password(file: Path = PASSWORD_FILE) -> str:
-    """The server's `user:password`, from the environment or from `.env` in this folder. If neither has one, a random one
-    is written to the file.
+    """The server's `user:password`, from the environment or from `.env` in this folder. If neither has one, a
+    random one is written to the file.
 
     Prefect reads that file too, so `prefect` and `groundhog rounds approve` work in the same folder.
     """
