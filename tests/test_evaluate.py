@@ -350,7 +350,7 @@ def test_samples_come_back_as_they_were_written(tmp_path):
         read_samples(tmp_path / "samples.npz")
 
 
-def test_samples_of_older_versions_are_read(tmp_path: Path) -> None:
+def test_samples_of_older_versions_are_read(tmp_path):
     arrays = {
         "images": np.array([0, 1, 1]),
         "counted": np.ones((1, 3), dtype=bool),
