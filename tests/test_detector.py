@@ -16,13 +16,13 @@ from PIL import Image
 from formats.io.errors import InputError
 from formats.record import Record
 from grounding_model import detector as detecting
-from grounding_model.answers import LabelScoring, label_scores
 from grounding_model.detector import Detector, load_detector
 from grounding_model.inputs.category_lists import read_category_list
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.predict import Failure
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.inputs.read_ahead import READERS
+from grounding_model.postprocessing import LabelScoring, label_scores
 from tests.paths import GOLDEN
 
 A = GOLDEN / "a"

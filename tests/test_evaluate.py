@@ -242,8 +242,8 @@ def test_the_table_and_the_dictionary_say_the_same(coco):
         ("aa", "a", ["cat"], "truth: a is listed twice"),
         ("a", "aa", ["cat"], "predictions: a is listed twice"),
         ("a", "a", ["dog"], "no box of dog"),
-        ("a", "a", [], "expected one name or more"),
-        ("a", "a", ["cat", "cat"], "each once"),
+        ("a", "a", [], "expected at least one name"),
+        ("a", "a", ["cat", "cat"], "no duplicates"),
         ("", "", ["cat"], "no box of cat"),
     ],
 )

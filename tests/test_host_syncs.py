@@ -17,7 +17,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grounding_model import detector as detecting
-from grounding_model.answers import LabelScoring, top_pairs
 from grounding_model.detector import current_device, load_detector
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.inputs.image_batch import ImageBatch
@@ -25,6 +24,7 @@ from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.config import GLYPH_TINY
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Target, pad_targets
+from grounding_model.postprocessing import LabelScoring, top_pairs
 from grounding_model.training.losses import matched_sets, set_losses
 from grounding_model.training.settings import REFERENCE_LOSSES
 

@@ -12,7 +12,6 @@ from torch import nn
 
 from flows.cli.command import main
 from formats.io.errors import InputError
-from grounding_model.answers import Detections, best_detections
 from grounding_model.checkpoints.catalogue import CATALOGUE, catalogue_table
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES
@@ -21,6 +20,7 @@ from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.detector import load_detector
 from grounding_model.model.config import PHOTO_TINY
 from grounding_model.model.grounding import GroundingModel
+from grounding_model.postprocessing import Detections, best_detections
 from grounding_model.students.config import FromStudent
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.learner import set_dropout
