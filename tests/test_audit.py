@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.audit.judging import confused_labels, judge_labels
 from flows.audit.messages import describe_audit
+from flows.audit.outcomes import confused_labels, label_outcomes
 from flows.audit.report import report_audit, write_audit_report
 from flows.audit.sample import draw_audit, read_audit
 from flows.cli.command import main
@@ -195,13 +195,13 @@ def test_what_the_reviewer_ignores_counts_neither_way() -> None:
     mine = record("a", BOX, ELSEWHERE, score=0.5)
     theirs = record("a", BOX)
     ignored = replace(theirs, instances=(*(theirs.instances or ()), Instance(ELSEWHERE, 0, "cat", ignore=True)))
-    assert [judge_labels(mine, each)["cat"].labels for each in (theirs, ignored)] == [2, 1]
-    assert judge_labels(mine, ignored)["cat"].hits == 1
-    assert judge_labels(mine, record("a"))["cat"].objects == 0
+    assert [label_outcomes(mine, each)["cat"].labels for each in (theirs, ignored)] == [2, 1]
+    assert label_outcomes(mine, ignored)["cat"].hits == 1
+    assert label_outcomes(mine, record("a"))["cat"].objects == 0
 
 
 def test_a_renamed_box_is_wrong_of_one_category_and_missing_of_the_other() -> None:
-    found = judge_labels(record("a", BOX, category="dog"), record("a", BOX))
+    found = label_outcomes(record("a", BOX, category="dog"), record("a", BOX))
     assert (found["dog"].hits, found["dog"].labels, found["dog"].objects) == (0, 1, 0)
     assert (found["cat"].hits, found["cat"].labels, found["cat"].objects) == (0, 0, 1)
 

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from browse.__main__ import main
+from browse.changes import CORRECTNESS, box_changes, draw_changes
 from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import IGNORE_COLOUR, draw_record
 from browse.images.colours import colour_of, ink_on
-from browse.judged import JUDGED, draw_judged, verdicts
 from browse.page_parts import Drawing, gallery, page_table, setting_in_words
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
@@ -296,18 +296,18 @@ def test_what_became_of_a_box_is_said_by_its_colour_and_a_word() -> None:
         Instance((0, 60, 30, 99), 0, "cat", 0.7),
         Instance((165, 0, 199, 99), 0, "cat", 0.6),
     )
-    judged = verdicts(found, truth)
-    assert judged.ours == ["moved", "relabelled", "gained", "ignored"]
-    assert judged.others == ["moved", "relabelled", "lost", "ignored"]
-    assert judged.count("gained", "lost", "relabelled") == 3
-    drawn = draw_judged(grey(100, 200), found, judged.ours, JUDGED)
+    changes = box_changes(found, truth)
+    assert changes.ours == ["moved", "relabelled", "gained", "ignored"]
+    assert changes.others == ["moved", "relabelled", "lost", "ignored"]
+    assert changes.count("gained", "lost", "relabelled") == 3
+    drawn = draw_changes(grey(100, 200), found, changes.ours, CORRECTNESS)
     scale = drawn.shape[1] / 200
     for box, change in ((found.instances or ())[0], "same"), ((found.instances or ())[2], "gained"):
         x, y = round(box.box[0] * scale) + 1, round((box.box[1] + box.box[3]) / 2 * scale)
-        assert tuple(drawn[y, x].tolist()) == JUDGED[change][1]
-    assert verdicts(record(), truth).ours == []
-    assert verdicts(found, truth, excused=False).ours[3] == "gained"
-    assert verdicts(truth, found, excused=False).ours[3] == "ignored"
+        assert tuple(drawn[y, x].tolist()) == CORRECTNESS[change][1]
+    assert box_changes(record(), truth).ours == []
+    assert box_changes(found, truth, excused=False).ours[3] == "gained"
+    assert box_changes(truth, found, excused=False).ours[3] == "ignored"
 
 
 def test_a_gallery_has_each_picture_once_and_opens_it_without_a_script() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from browse import page_parts as pages
 from browse.__main__ import main
-from browse.judged import JUDGED_LEGEND
+from browse.changes import CORRECTNESS_LEGEND
 from browse.review.candidates import CandidateBoxes, read_plan
 from browse.review.serve import ReviewServer, similarity_of
 from browse.review.session import Review
@@ -752,7 +752,7 @@ def test_axe_finds_nothing_serious_in_pages_that_are_written(page: Page, tmp_pat
     assert main([str(tmp_path), "x_od_v1.json", "images", "-o", str(tmp_path / "seen"), "--not-show"]) == 0
     drawings = [pages.Drawing(np.full((60, 80, 3), 90, np.uint8), f"{number}.png", "2 boxes") for number in range(3)]
     parts = [pages.page_table(["", "AP"], [["cat", "0.5"]]), pages.bars(["", "AP"], [("cat", 0.5, [])])]
-    parts += [pages.legend(JUDGED_LEGEND), pages.gallery(drawings, "seen")]
+    parts += [pages.legend(CORRECTNESS_LEGEND), pages.gallery(drawings, "seen")]
     parts.append(pages.review_command("Review these labels:", "groundhog browse serve " + "a/long/folder " * 9))
     (tmp_path / "report.html").write_text(pages.page("report", pages.section("How good?", "".join(parts)), "groundhog"))
     for path in (tmp_path / "seen" / "index.html", tmp_path / "report.html"):

@@ -15,7 +15,7 @@ from flows.policies import Consensus, Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.agreement import image_agreement
 from flows.policies.apply import Candidate, Reasons, apply_policy, merge_views
 from flows.policies.box_fusion import Boxes, fuse_views
-from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
+from flows.policies.calibration import calibrate, correct_boxes, precision_threshold
 from flows.policies.nms import suppress_duplicates, won_by_distractor
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from formats.boxes import boxes_by_name, pairwise_iou
@@ -250,8 +250,8 @@ def test_overlaps_are_those_of_counted_pixels_and_empty_boxes_overlap_nothing() 
 
 def test_a_true_box_is_found_once() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]], dtype=np.float64)
-    assert judge_boxes(boxes, boxes[:1], 0.5).tolist() == [True, False, False]
-    assert judge_boxes(boxes, np.zeros((0, 4)), 0.5).tolist() == [False, False, False]
+    assert correct_boxes(boxes, boxes[:1], 0.5).tolist() == [True, False, False]
+    assert correct_boxes(boxes, np.zeros((0, 4)), 0.5).tolist() == [False, False, False]
 
 
 def test_agreement_is_one_for_equals_nothing_for_strangers_and_symmetric() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from flows.labelling.manifest import Manifest, parse_line, read_lines
 from flows.labelling.shards import missing_shards
-from flows.policies.calibration import Calibration, calibrate, judge_boxes
+from flows.policies.calibration import Calibration, calibrate, correct_boxes
 from formats.boxes import MATCH_IOU
 from formats.candidates import ImageCandidates, read_candidates
 from formats.io.errors import InputError
@@ -117,7 +117,7 @@ def _judged(evidence: Evidence, labels: Mapping[Key, NamedBoxes]) -> tuple[np.nd
             alike = boxes.of(boxes.name == name)
             alike = alike.of(np.argsort(-alike.score, kind="stable"))
             scores.append(alike.score)
-            right.append(judge_boxes(alike.box, known.box[known.name == name], MATCH_IOU))
+            right.append(correct_boxes(alike.box, known.box[known.name == name], MATCH_IOU))
     return np.concatenate(scores), np.concatenate(right)
 
 
