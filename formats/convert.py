@@ -36,7 +36,7 @@ class Selection:
 
     without: annotation files whose images are left out. label_map: a file that assigns labels to names; names that
     are not in it get the next free labels. sample: number of images to draw at random. parts: name -> share; each part
-    becomes a file. seed: for sample and parts. join_names: give one label to names that a detector cannot tell apart
+    becomes a file. seed: for sample and parts. join_names: give one label to names that a detector cannot distinguish
     ("Cat", "cat").
     """
 
