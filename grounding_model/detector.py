@@ -299,7 +299,7 @@ class _Labeller:
         for index, image in enumerate(images):
             by_size.setdefault(image.picture.pixels.shape, []).append(index)
         size = self.settings.batch_size
-        batches = [alike[first : first + size] for alike in by_size.values() for first in range(0, len(alike), size)]
+        batches = [group[first : first + size] for group in by_size.values() for first in range(0, len(group), size)]
         begun = [(indices, self._batch([images[index] for index in indices])) for indices in batches]
 
         def finish() -> list[Record]:

@@ -177,7 +177,7 @@ def report_audit(
         skipped,
         quality(_moments(sample)),
         {name: quality(moments, name) for name, moments in by_name.items() if _enough(moments, sample, name)},
-        {name: _holding(per_image, name) for name, moments in by_name.items() if not _enough(moments, sample, name)},
+        {name: _images(per_image, name) for name, moments in by_name.items() if not _enough(moments, sample, name)},
         _threshold(audit, sample, precision, work_dir),
         half_width,
         _confusions(reviewed, iou),
@@ -200,7 +200,7 @@ def _check_every_stratum(audit: Audit, strata: Strata, truth: Mapping[Key, Recor
     raise InputError(audit.reviewed, what, f"review {', '.join(first)} first")
 
 
-def _holding(per_image: Sequence[Mapping[str, Outcome]], name: str) -> int:
+def _images(per_image: Sequence[Mapping[str, Outcome]], name: str) -> int:
     """The number of images with a label or an object of the category."""
     return sum(name in outcomes for outcomes in per_image)
 

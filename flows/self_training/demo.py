@@ -78,7 +78,7 @@ def run_demo(
     comparisons = _comparisons(config, result.rounds[0].weights, result.rounds[-1].weights)
     report = write_run_report(
         out_dir,
-        title="Groundhog demo: cats that nobody labelled",
+        title="Groundhog demo: unlabelled cats",
         comparisons=comparisons,
         curve_names={"evaluation": "cat, labelled test scenes", "evaluation-source": "all categories, source scenes"},
     )
