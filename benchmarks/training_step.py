@@ -35,6 +35,7 @@ from transformers import MMGroundingDinoForObjectDetection
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch, tokenize
 from grounding_model.model.activation_checkpointing import set_recompute
+from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 
 CAPTION = "red cat. blue star. dog. "
 OURS, RECOMPUTING = "ours float32", "ours, recomputing"
@@ -53,6 +54,7 @@ def models(batch: int, height: int, width: int, only: str | None = None) -> dict
     images = ImageBatch(torch.randn(batch, 3, height, width), torch.tensor([[height, width]] * batch))
     text = tokenize([CAPTION] * batch, ours.tokenizer)
     model = ours.model
+    use_compiled_gather(model)  # as a training does
 
     def ours_with(recompute: bool) -> Callable[[], Tensor]:
         def step() -> Tensor:
