@@ -51,9 +51,6 @@ def contains_labels(path: Path) -> bool:
         return True
 
 
-holds_labels = contains_labels  # until branches that still use the old name are merged
-
-
 def _read(path: Path) -> dict[int, str] | None:
     try:
         return read_label_map(path)
