@@ -86,13 +86,22 @@ def load_rest(model: GroundingModel, source: str) -> None:
     Raises InputError if the models differ in more than these.
     """
     rest = load_checkpoint(source).model
+    for name in ("encoder_layers", "decoder_layers"):
+        theirs, ours = getattr(rest.config, name), getattr(model.config, name)
+        if ours < theirs:
+            what = f"is {ours}, but {source} has {theirs}"
+            raise InputError(f"start.architecture.{name}", what, f"expected {theirs} or more, or another start.rest")
     taken, expected = (
         {name: tensor for name, tensor in each.state_dict().items() if not name.startswith(("backbone.", "neck."))}
         for each in (rest, model)
     )
     old = {name: taken[counterpart] for name in expected if (counterpart := _counterpart(name, rest, model)) in taken}
     unused = {name: tensor for name, tensor in taken.items() if name not in expected}
-    _check_same(source, *({name: tensor.shape for name, tensor in state.items()} for state in (old | unused, expected)))
+    shapes = ({name: tensor.shape for name, tensor in state.items()} for state in (old | unused, expected))
+    differing = "; ".join(
+        f"{name} = {theirs}, not {ours}" for name, theirs, ours in _differing(rest.config, model.config)
+    )
+    _check_same(source, *shapes, differing and f"expected {differing} in start.architecture, or another start.rest")
     model.load_state_dict(old, strict=False)
 
 
@@ -111,12 +120,21 @@ def _counterpart(name: str, rest: GroundingModel, model: GroundingModel) -> str:
     return f"{part}.{layer}{name[numbered.end() :]}"
 
 
-def _check_same(location: object, actual: dict, expected: dict) -> None:
+def _differing(theirs: object, ours: object, table: str = "") -> Iterator[tuple[str, object, object]]:
+    """(name, theirs, ours) of the whole numbers in which two architectures differ, without backbone and layers."""
+    for name, value in vars(theirs).items():
+        other = getattr(ours, name)
+        if name == "text":
+            yield from _differing(value, other, "text.")
+        elif isinstance(value, int) and value != other and name not in ("encoder_layers", "decoder_layers"):
+            yield f"{table}{name}", value, other
+
+
+def _check_same(location: object, actual: dict, expected: dict, remedy: str = "") -> None:
     """Raises InputError unless actual and expected, name -> shape, are equal."""
     if wrong := [name for name in expected | actual if actual.get(name) != expected.get(name)]:
-        raise InputError(
-            location, f"{counted(sorted(wrong))} missing or of another shape", "expected the variant of the model"
-        )
+        what = f"{counted(sorted(wrong))} missing or of another shape"
+        raise InputError(location, what, remedy or "expected the variant of the model")
 
 
 @contextmanager
