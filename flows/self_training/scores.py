@@ -73,9 +73,8 @@ def check_truth(
             _check_images(benchmark, location)
     if of_student and benchmark.names and not shared_classes(benchmark.names, of_student):
         some = ", ".join(benchmark.names[:NAMED]) + (" …" if len(benchmark.names) > NAMED else "")
-        raise InputError(
-            location, f"its categories are {some}", f"expected some of the student's: {', '.join(of_student)}"
-        )
+        remedy = f"expected some of the student's: {', '.join(of_student)}"
+        raise InputError(location, f"its categories are {some}", remedy)
 
 
 def _check_images(benchmark: Benchmark, location: object) -> None:

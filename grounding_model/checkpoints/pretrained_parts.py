@@ -23,6 +23,7 @@ from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.swin import SwinTransformer
 
+LAYERS = ("encoder_layers", "decoder_layers")
 SWIN_RELEASES = "https://github.com/SwinTransformer/storage/releases/tag/v1.0.0"
 
 
@@ -86,7 +87,7 @@ def load_rest(model: GroundingModel, source: str) -> None:
     Raises InputError if the models differ in more than these.
     """
     rest = load_checkpoint(source).model
-    for name in ("encoder_layers", "decoder_layers"):
+    for name in LAYERS:
         theirs, ours = getattr(rest.config, name), getattr(model.config, name)
         if ours < theirs:
             what = f"is {ours}, but {source} has {theirs}"
@@ -97,11 +98,12 @@ def load_rest(model: GroundingModel, source: str) -> None:
     )
     old = {name: taken[counterpart] for name in expected if (counterpart := _counterpart(name, rest, model)) in taken}
     unused = {name: tensor for name, tensor in taken.items() if name not in expected}
-    shapes = ({name: tensor.shape for name, tensor in state.items()} for state in (old | unused, expected))
-    differing = "; ".join(
-        f"{name} = {theirs}, not {ours}" for name, theirs, ours in _differing(rest.config, model.config)
+    taken_shapes, expected_shapes = (
+        {name: tensor.shape for name, tensor in state.items()} for state in (old | unused, expected)
     )
-    _check_same(source, *shapes, differing and f"expected {differing} in start.architecture, or another start.rest")
+    differing = ", ".join(_differing(rest.config, model.config))
+    remedy = differing and f"expected {differing} in start.architecture, or another start.rest"
+    _check_same(source, taken_shapes, expected_shapes, remedy)
     model.load_state_dict(old, strict=False)
 
 
@@ -120,14 +122,13 @@ def _counterpart(name: str, rest: GroundingModel, model: GroundingModel) -> str:
     return f"{part}.{layer}{name[numbered.end() :]}"
 
 
-def _differing(theirs: object, ours: object, table: str = "") -> Iterator[tuple[str, object, object]]:
-    """(name, theirs, ours) of the whole numbers in which two architectures differ, without backbone and layers."""
-    for name, value in vars(theirs).items():
-        other = getattr(ours, name)
-        if name == "text":
-            yield from _differing(value, other, "text.")
-        elif isinstance(value, int) and value != other and name not in ("encoder_layers", "decoder_layers"):
-            yield f"{table}{name}", value, other
+def _differing(theirs: Any, ours: Any) -> Iterator[str]:
+    """The whole numbers of two architectures that differ, without those of the backbone and the numbers of layers."""
+    for table, (first, second) in {"": (theirs, ours), "text.": (theirs.text, ours.text)}.items():
+        for name, value in vars(first).items():
+            other = getattr(second, name)
+            if isinstance(value, int) and value != other and name not in LAYERS:
+                yield f"{table}{name} = {value}, not {other}"
 
 
 def _check_same(location: object, actual: dict, expected: dict, remedy: str = "") -> None:
