@@ -56,8 +56,9 @@ def init(
     path = Path(config_dir) / f"{PREFIX}{name}.toml"
     _check_arguments(path, images, categories, captions, labels)
     weights = weights or (PHOTO_WEIGHTS if labels is not None else WEIGHTS)
-    for source in filter(None, (weights, text_encoder)):
-        check_location(source)
+    check_location(weights)
+    if text_encoder is not None:
+        check_location(text_encoder)
     recipe, labelled = recipe_of(weights), ""
     if labels is not None:
         known = annotation_path(f"data/{name}", f"{name}_labelled", "od")

@@ -74,8 +74,10 @@ def load_bert(bert: nn.Module, source: str) -> None:
     if loading_info["missing_keys"]:
         raise InputError(source, f"{counted(sorted(loading_info['missing_keys']))} missing", "expected a complete BERT")
     tensors = pretrained.state_dict()
-    shapes = ({name: tensor.shape for name, tensor in state.items()} for state in (tensors, bert.state_dict()))
-    _check_same(source, *shapes)
+    loaded, expected = (
+        {name: tensor.shape for name, tensor in state.items()} for state in (tensors, bert.state_dict())
+    )
+    _check_same(source, loaded, expected)
     bert.load_state_dict(tensors)
 
 
