@@ -25,6 +25,7 @@ from formats.label_map import check_names, join_same_names, name_problems, read_
 from formats.omissions import describe_omissions
 from formats.overwrite import refuse_to_lose_labels
 from formats.record import Record
+from formats.validate import GeometryNotes
 
 Item = TypeVar("Item")
 _MAX_TEXTS = 20  # text files of a folder to inspect, since class names and licences may be beside the labels
@@ -261,8 +262,8 @@ def write(
     source: named in messages. Raises InputError if there are no records, unless may_be_empty.
     """
     writer, used, elsewhere = formats.WRITERS[target_format], set[int](), list[str]()
-    tally = Counter[str]()
-    first, records = _first_of(_noting_labels(records, used, tally, elsewhere))
+    tally, geometry = Counter[str](), GeometryNotes(options.get("image_dir"))
+    first, records = _first_of(geometry.noting(_noting_labels(records, used, tally, elsewhere)))
     if first is None and not may_be_empty:
         raise InputError(source, "contains no image to convert", "expected annotations of at least one image")
     omissions = call(f"convert to {target_format}", writer, {**options, "categories": names}, out, records)
@@ -276,6 +277,7 @@ def write(
         message += f" in {label_map_beside(out)}"
     if tally["boxes"] and not tally["wide boxes"]:
         message += "\nevery box lies in the first pixel of its image: are these fractions? expected pixels"
+    message += "".join(f"\n{remark}" for remark in geometry.remarks())
     if elsewhere:
         message += f"\n{_names_elsewhere(elsewhere)}"
     lost = describe_omissions(omissions)

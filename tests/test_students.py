@@ -491,6 +491,14 @@ def test_what_cannot_be_compared_is_said_before_the_training(
     assert not (tmp_path / "out" / "student").exists()
 
 
+def test_labels_without_an_image_teach_no_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.json").write_text("")
+    write_label_map(tmp_path / "map.json", dict(enumerate(NAMES)))
+    arguments = [str(tmp_path / "empty.json"), str(tmp_path), "--label-map", str(tmp_path / "map.json")]
+    assert main(["distill", *arguments, "--work-dir", str(tmp_path / "out")]) == 2
+    assert "empty.json: has no image to train on; expected labels" in capsys.readouterr().err
+
+
 def test_captions_teach_no_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, captions = write_rectangles(tmp_path)
     write_label_map(tmp_path / "map.json", dict(enumerate(NAMES)))

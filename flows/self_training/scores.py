@@ -72,10 +72,9 @@ def check_truth(
         if not is_address(benchmark.image_root):
             _check_images(benchmark, location)
     if of_student and benchmark.names and not shared_classes(benchmark.names, of_student):
-        what = f"its categories are {', '.join(benchmark.names[:NAMED])}" + (
-            " …" if len(benchmark.names) > NAMED else ""
-        )
-        raise InputError(location, what, f"expected some of the student's: {', '.join(of_student)}")
+        some = ", ".join(benchmark.names[:NAMED]) + (" …" if len(benchmark.names) > NAMED else "")
+        remedy = f"expected some of the student's: {', '.join(of_student)}"
+        raise InputError(location, f"its categories are {some}", remedy)
 
 
 def _check_images(benchmark: Benchmark, location: object) -> None:
