@@ -103,7 +103,7 @@ def test_palettes() -> None:
 CAPTION = "a red cat beside two umbrellas, and a very long sentence after it so that it has to be wrapped into rows"
 
 
-def test_a_caption_stands_below_with_its_phrases_in_the_colours_of_their_boxes() -> None:
+def test_a_caption_is_drawn_below_with_its_phrases_in_the_colours_of_their_boxes() -> None:
     regions = (
         Region(((50, 50, 150, 150),), ("a red cat",), ((0, 9),), (0.9,)),
         Region((PLACEHOLDER_BOX,), ("two umbrellas",), ((17, 30),)),
@@ -127,7 +127,7 @@ def test_nothing_to_draw_leaves_the_picture_alone() -> None:
         assert (draw_record(grey(500, 600), Record("a.png", 500, 600, instances)) == 128).all()
 
 
-def test_ink_stands_out() -> None:
+def test_text_has_contrast_with_its_background() -> None:
     assert ink_on((255, 200, 0)) == (0, 0, 0)
     assert ink_on((20, 20, 120)) == (255, 255, 255)
 
@@ -185,7 +185,7 @@ def test_nothing_drawn_at_all_is_a_failure(data: Path) -> None:
     assert run(data, "-o", str(data / "seen"), "--not-show") == 1
 
 
-def test_a_file_in_place_of_the_folder_is_told_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_in_place_of_the_folder_is_reported_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "seen").write_text("a note")
     assert run(data, "-o", str(data / "seen"), "--not-show") == 2
     assert "is a file" in capsys.readouterr().err
@@ -341,7 +341,7 @@ def test_pictures_are_found_from_the_current_folder_too(tmp_path: Path, monkeypa
     assert list(Path("drawn").glob("*a*.*"))
 
 
-def test_columns_of_words_stand_to_the_left_and_numbers_to_the_right() -> None:
+def test_text_is_aligned_left_and_numbers_right() -> None:
     table = page_table(["Labels", "Made by", "Boxes"], [["v1", "pretrained", "1,204"], ["v2", "", "–"]])
     assert '<th class="word">Made by</th><th>Boxes</th>' in table
     assert '<td class="word">pretrained</td><td>1,204</td>' in table

@@ -349,7 +349,7 @@ def test_all_scores_of_a_box_are_those_of_its_query(prompt, labels, detector):
         assert dict(enumerate(row.tolist())) == of_query[box]
 
 
-def test_all_scores_are_nan_where_a_box_was_not_asked(detector):
+def test_all_scores_are_nan_for_names_outside_the_caption_of_a_box(detector):
     names = ["cat", "dog", "red apple"]
     (record,) = detector.predict([picture(0)], names, chunk_size=2, **SETTINGS, return_all_scores=True)
     for instance, row in zip(record.instances, record.all_scores, strict=True):

@@ -52,7 +52,7 @@ def model() -> GroundingModel:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_model_asks_nothing_of_the_device(
+def test_the_model_never_waits_for_the_device(
     padded: bool, training: bool, model: GroundingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageBatch, "padded", padded)  # known from sizes, which are in the memory of the CPU
@@ -68,7 +68,7 @@ def test_the_model_asks_nothing_of_the_device(
             found.logits.sigmoid().mean().backward()
 
 
-def test_label_scores_and_thebest_pairs_ask_nothing_of_the_device() -> None:
+def test_label_scores_and_the_best_pairs_never_wait_for_the_device() -> None:
     scoring = LabelScoring.of([[1], [2, 3], [4]], [0, 1, 0], torch.device("cpu"))
     with NoQuestions():
         found = top_pairs(torch.randn(7, 6), torch.rand(7, 4), scoring, count=5, columns=2)

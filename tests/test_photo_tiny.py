@@ -60,7 +60,7 @@ def test_of_answers_that_overlap_the_best_of_each_label_stays() -> None:
     assert load_detector("photo-tiny").model.config.nms_iou == 0.6
 
 
-def test_it_answers_on_an_image_of_any_size() -> None:
+def test_it_runs_on_an_image_of_any_size() -> None:
     image = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
     [record] = load_detector("photo-tiny").predict([image], ["raccoon"], score_threshold=0.0)
     assert record.instances
