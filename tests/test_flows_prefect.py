@@ -351,7 +351,7 @@ def wait_until(holds: Callable[[], bool], otherwise: str, seconds: float) -> Non
 @pytest.mark.skipif(sys.platform == "win32", reason="parents are not followed there")
 def test_a_run_ends_with_the_up_that_started_it() -> None:
     run = "import time; from types import SimpleNamespace as Run\n"
-    run += "from flows.orchestration.lifetime import follow_up; follow_up(None, Run(id=None), None)\n"
+    run += "from flows.orchestration.lifetime import end_with_up; end_with_up(None, Run(id=None), None)\n"
     run += "print('running', flush=True); time.sleep(600)"
     up = "import os, subprocess, sys; from flows.orchestration.lifetime import UP_PROCESS\n"
     up += "os.environ[UP_PROCESS] = str(os.getpid())\n"

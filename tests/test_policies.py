@@ -16,7 +16,7 @@ from flows.policies.agreement import image_agreement
 from flows.policies.apply import Candidate, Reasons, apply_policy, merge_views
 from flows.policies.box_fusion import Boxes, fuse_views
 from flows.policies.calibration import calibrate, correct_boxes, precision_threshold
-from flows.policies.nms import suppress_duplicates, won_by_distractor
+from flows.policies.nms import suppress_duplicates, suppressed_by_distractor
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from formats.boxes import boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
@@ -69,7 +69,7 @@ def test_rejection_by_distractors_agrees_with_brute_force(seed: int) -> None:
         and any(distractor[other] and pairwise_iou(boxes[[row]], boxes[[other]])[0, 0] > 0.3 for other in range(row))
         for row in range(len(ranked))
     ]
-    assert won_by_distractor(boxes, distractor, 0.3).tolist() == expected
+    assert suppressed_by_distractor(boxes, distractor, 0.3).tolist() == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
