@@ -55,7 +55,9 @@ def test_captions_and_published_weights(folder: Path) -> None:
         ("zoo", {"categories": ["cat", "cat"]}, "twice"),
         ("zoo", {}, "expected categories, captions or labels"),
         ("zoo", {"captions": "none.csv"}, "no such file"),
-        ("zoo", {"categories": ["cat"], "weights": "none.pth"}, "no such file"),
+        ("zoo", {"categories": ["cat"], "weights": "none.pth"}, "no such checkpoint"),
+        ("zoo", {"categories": ["cat"], "weights": "models/mine"}, "no such checkpoint"),
+        ("zoo", {"categories": ["cat"], "weights": "glyph-tyny"}, "no such checkpoint; did you mean"),
     ],
 )
 def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict, message: str) -> None:

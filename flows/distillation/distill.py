@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +72,10 @@ def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None]
     names = config.start.names or tuple(read_label_map(label_map).values())
     if not names:
         raise InputError(label_map, "has no classes", 'expected at least one, such as {"0": "cat"}')
-    if any(record.caption is not None for record in islice(read_odvg(config.labels, on_problem=lambda _: None), 1)):
+    first = next(read_odvg(config.labels, on_problem=lambda _: None), None)
+    if first is None:
+        raise InputError(config.labels, "has no image to train on", "expected labels as `groundhog filter` writes them")
+    if first.caption is not None:
         raise InputError(config.labels, "has captions", "expected detections: a student has classes")
     check_comparison(config, names)
     if config.onnx:
