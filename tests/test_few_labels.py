@@ -137,3 +137,32 @@ def test_labels_of_every_image_or_of_none_are_refused(config: SelfTrainConfig, t
         run(missing)
     with pytest.raises(InputError, match=r"labelled: is set for glyphs"):
         replace(config, data=GlyphScenes())
+
+
+def test_labels_that_cannot_teach_these_categories_are_refused_before_training(
+    config: SelfTrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(changed: SelfTrainConfig, message: str) -> None:
+        recorder = Recorder()
+        with pytest.raises(InputError, match=message):
+            self_train(changed, stages=recorder.stages())
+        assert recorder.trained == []
+
+    assert isinstance(config.data, ImageFolder)
+    dogs = replace(config.data, categories=("dog",), annotations=tmp_path / "dogs_od.json")
+    refused(replace(config, data=dogs), r"known_label_map.json: has cat, and none of data.categories: dog")
+    both = replace(config.data, categories=("cat", "dog"), annotations=tmp_path / "both_od.json")
+    run(replace(config, data=both, rounds=0, train=replace(config.train, work_dir=tmp_path / "other")))
+    assert "has no category dog, so the first model does not learn it" in caplog.text
+    (tmp_path / "images" / LABELLED[1]).unlink()
+    refused(config, rf"does not contain 1 of 5 images of .*known_od.json, such as {LABELLED[1]}")
+
+
+def test_other_settings_of_the_first_training_are_refused_before_it(config: SelfTrainConfig, tmp_path: Path) -> None:
+    run(config)
+    assert config.labelled is not None
+    train = replace(config.train, work_dir=tmp_path / "other")
+    recorder = Recorder()
+    with pytest.raises(InputError, match=r"x_od_v1.json: contains the labels of another run"):
+        self_train(replace(config, train=train, labelled=replace(config.labelled, best_of=2)), stages=recorder.stages())
+    assert recorder.trained == []

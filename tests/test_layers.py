@@ -167,6 +167,7 @@ LAZY = {
     "browse/draw.py _font_folder": "matplotlib, for the folder of its fonts alone",
     "flows/labelling/captions.py _captions_csv": "pandas, for captions in CSV alone",
     "flows/labelling/plan.py _with_dtype": "torch, where dtype is auto: other plans need no model",
+    "flows/distillation/distill.py check_student": "timm and transformers' detectors, for a loop with a student alone",
     "flows/orchestration/tasks.py task_runner": "optional: groundhog[ray]",
     "flows/audit/estimation.py stratified_interval": "scipy takes longer to import than drawing a sample takes",
     "flows/audit/estimation.py binomial_interval": "the same",

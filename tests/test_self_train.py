@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,11 +26,16 @@ from flows.self_training.report import write_run_report
 from flows.self_training.scores import evaluate_weights
 from flows.self_training.source import prepare
 from flows.self_training.stages import Stages
+from flows.self_training.state import refuse_labels_of_other_runs
 from flows.training import train as training
+from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
-from formats.label_map import read_label_map
-from grounding_model.data.sources import CocoData, GlyphData
+from formats.label_map import read_label_map, write_label_map
+from formats.odvg import write_odvg
+from formats.record import Instance, Record
+from grounding_model.data.coco_folder import CocoFolder
+from grounding_model.data.sources import CocoData, GlyphData, OdvgData
 from grounding_model.detector import load_detector
 from grounding_model.students.config import FromStudent
 from grounding_model.students.export import onnx_metadata
@@ -311,3 +317,114 @@ def test_the_report_shows_the_student_of_these_labels_alone(config: SelfTrainCon
     assert "student, ONNX Runtime" in write_run_report(tmp_path / "work").read_text()
     write_json(result, {"facts": facts | {"labels_sha256": "other"}, "rows": [row]})
     assert "student, ONNX Runtime" not in write_run_report(tmp_path / "work").read_text()
+
+
+def cats(path: Path, *names: str) -> Path:
+    """An ODVG file with a box in each image, and its label map."""
+    cat = Instance((1.0, 1.0, 9.0, 9.0), 0, "cat")
+    write_odvg(path, [Record(name, 32, 32, (cat,)) for name in names])
+    write_label_map(label_map_beside(path), {0: "cat"})
+    return path
+
+
+def held_out(folder: Path, *names: str) -> OdvgData:
+    return OdvgData(cats(folder / "test_od.json", *names), folder / "images", folder / "test_label_map.json")
+
+
+def student_of(folder: Path, start: FromStudent) -> StudentStage:
+    return StudentStage(start, steps=1, onnx=False)
+
+
+REFUSED_AT_ONCE: dict[str, tuple[Callable[[SelfTrainConfig, Path], SelfTrainConfig], str]] = {
+    "a threshold of no category": (
+        lambda config, folder: replace(config, policy=Policy(class_thresholds={"cta": 0.5})),
+        r"policy.class_thresholds: 'cta' is not in the prompt; did you mean",
+    ),
+    "a distractor that is a category": (
+        lambda config, folder: replace(config, policy=Policy(distractors=("cat",))),
+        r"policy.distractors",
+    ),
+    "a category of no truth": (
+        lambda config, folder: replace(config, evaluated_categories=("unicorn",)),
+        r"categories: the truth has no unicorn",
+    ),
+    "truth without its images": (
+        lambda config, folder: replace(config, evaluation=held_out(folder, "image-000.png", "gone.png")),
+        r"images: does not contain 1 of 2 images of .*test_od.json, such as gone.png",
+    ),
+    "truth that is not read": (
+        lambda config, folder: replace(
+            config, evaluation=replace(held_out(folder), annotations=folder / "broken.json")
+        ),
+        r"broken.json:1: is not JSON",
+    ),
+    "pretraining data that are not there": (
+        lambda config, folder: replace(config, train=replace(config.train, datasets=(held_out(folder / "no"),))),
+        r"no/images: no such folder",
+    ),
+    "a device of another machine": (
+        lambda config, folder: replace(config, train=replace(config.train, device="cuda:99")),
+        r"device: 'cuda:99' cannot be used",
+    ),
+    "a folder of COCO for the training": (
+        lambda config, folder: replace(config, train=replace(config.train, data=CocoFolder(folder))),
+        r"train.data: is set",
+    ),
+    "a student of no backbone": (
+        lambda config, folder: replace(config, distill=student_of(folder, FromStudent(backbone="resnot18"))),
+        r"start.backbone: timm has no network 'resnot18'",
+    ),
+    "a student of other classes than the truth": (
+        lambda config, folder: replace(
+            config,
+            data=replace(config.data, categories=("dog",), annotations=folder / "dogs_od.json"),
+            distill=student_of(folder, FromStudent("glyph-student", image_size=96)),
+        ),
+        r"its categories are cat, mouse, .*; expected some of the student's: dog",
+    ),
+    "a correction of an image that is not there": (
+        lambda config, folder: cats(folder / "x_od_reviewed.json", "other.png") and config,
+        r"x_od_reviewed.json:1: 'other.png' is not a line of x_od.json",
+    ),
+    "labels that somebody made": (
+        lambda config, folder: cats(folder / "x_od_v2.json", "image-000.png") and config,
+        r"x_od_v2.json: contains labels, but no x_od_v2.meta.json beside it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_AT_ONCE)
+def test_what_a_later_stage_would_refuse_is_refused_before_any_work(
+    config: SelfTrainConfig, tmp_path: Path, case: str
+) -> None:
+    (tmp_path / "broken.json").write_text("no JSON")
+    (tmp_path / "no").mkdir()
+    change, message = REFUSED_AT_ONCE[case]
+    recorder = Recorder()
+    with pytest.raises(InputError, match=message):
+        self_train(change(config, tmp_path), stages=recorder.stages())
+    assert (recorder.detector.seen, recorder.trained) == (0, 0)
+
+
+def test_labels_of_another_work_dir_are_refused_before_any_work_and_replaced_only_on_request(
+    config: SelfTrainConfig, tmp_path: Path
+) -> None:
+    self_train(config, stages=Recorder().stages())
+    later = replace(config, train=replace(config.train, work_dir=tmp_path / "later"), policy=Policy(0.8))
+    recorder, before = Recorder(), (tmp_path / "x_od_v1.json").read_bytes()
+    with pytest.raises(InputError, match=r"x_od_v2.json: contains the labels of another run, .* overwrite=True"):
+        self_train(later, stages=recorder.stages())
+    other = replace(later, rounds=0, labelling=replace(config.labelling, score_floor=0.2))
+    with pytest.raises(InputError, match=r"x_od_v1.json: contains the labels of another plan"):
+        self_train(other, stages=recorder.stages())
+    assert (recorder.detector.seen, recorder.trained) == (0, 0)
+    assert (tmp_path / "x_od_v1.json").read_bytes() == before
+    self_train(replace(other, labelling=replace(other.labelling, overwrite=True)), stages=recorder.stages())
+    assert (tmp_path / "x_od_v1.json").read_bytes() != before
+
+
+def test_a_work_dir_that_was_moved_still_owns_its_labels(config: SelfTrainConfig, tmp_path: Path) -> None:
+    self_train(config, stages=Recorder().stages())
+    config.train.work_dir.rename(tmp_path / "moved")
+    moved = replace(config, train=replace(config.train, work_dir=tmp_path / "moved"))
+    refuse_labels_of_other_runs(moved.train.work_dir, tmp_path / "x_od.json", range(1, 4))

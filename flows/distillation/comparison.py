@@ -127,11 +127,16 @@ def _average_precision(
 def _categories(config: DistillConfig, truth: TrainingData, names: Sequence[str]) -> tuple[str, ...]:
     """The student's classes that are annotated in the labelled images."""
     known = open_benchmark(truth, config.work_dir / EVALUATION_FOLDER).names
-    folded = {name.casefold() for name in names}
-    if chosen := tuple(name for name in known if name.casefold() in folded):
+    if chosen := shared_classes(known, names):
         return chosen
     what = f"its categories are {', '.join(known) or 'none'}"
     raise InputError(location_of(truth), what, f"expected some of the student's: {', '.join(names)}")
+
+
+def shared_classes(known: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The known names that are among the others, upper and lower case alike."""
+    folded = {name.casefold() for name in names}
+    return tuple(name for name in known if name.casefold() in folded)
 
 
 def _one(detector: Any, names: Sequence[str]) -> Callable[[np.ndarray], object]:

@@ -38,6 +38,7 @@ from formats.label_map import read_label_map
 from formats.odvg import read_odvg
 from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES, checkpoint_hash
 from grounding_model.data.sources import OdvgData
+from grounding_model.students.config import FromStudent
 from grounding_model.students.export import check_onnx_installed, export_onnx, onnx_metadata
 from grounding_model.students.files import load_student
 
@@ -83,6 +84,15 @@ def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None]
     rows = _compared(config, names, folder, onnx, facts)
     write_card(folder / "README.md", load_student(folder), facts, comparison_table(rows))
     return DistillResult(folder, onnx, rows)
+
+
+def check_student(start: FromStudent, names: Sequence[str], onnx: bool) -> None:
+    """Raises InputError if a student for these classes cannot be built, or an ONNX file not be written."""
+    from grounding_model.students.build import start_student
+
+    start_student(start, start.names or names)
+    if onnx:
+        check_onnx_installed()
 
 
 def _exported(config: DistillConfig, folder: Path, facts: Mapping[str, str]) -> Path:

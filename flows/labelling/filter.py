@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from formats.io.plurals import many
 from formats.io.storage import absolute, as_path
 from formats.label_map import warn_of_names
 from formats.odvg import record_to_line
-from formats.overwrite import holds_labels
+from formats.overwrite import contains_labels
 from formats.quarantine import requarantined_line
 from formats.record import Instance, Record, Region
 from formats.reviewed import Key, corrections_for, reviewed_line
@@ -85,7 +85,7 @@ def filter_candidates(
     if absolute(out) == absolute(manifest.source):
         raise InputError(out, "would overwrite the source of the labels", "expected another file")
     if not overwrite:
-        _refuse_other_labels(manifest, out, provenance or {})
+        refuse_other_labels(manifest, out, provenance or {})
     if manifest.label_map is not None and policy.cross_class_iou is None:
         warn_of_names({int(label): name for label, name in manifest.label_map.items()}, manifest.path)
     plans = (manifest, *others)
@@ -219,14 +219,14 @@ def _regions(record: Record, labels: Sequence[Label]) -> tuple[Region, ...]:
     return tuple(found)
 
 
-def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, Any]) -> None:
+def refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, Any]) -> None:
     """Raises InputError if `out` has other labels than those of this plan, or of this round of a loop."""
     remedy = "expected another file for these labels, or overwrite=True"
     meta = metadata_path(out)
     if not out.is_file():
         return
     if not meta.is_file():
-        if not provenance and holds_labels(out):  # a loop may have been killed before it wrote the second file
+        if not provenance and contains_labels(out):  # a loop may have been killed before it wrote the second file
             raise InputError(out, "contains labels, but no .meta.json beside it shows that this plan made them", remedy)
         return
     made_by = load_json(meta, remedy)
@@ -267,14 +267,19 @@ def check_plans(manifest: Manifest, views: Sequence[Manifest], policy: Policy) -
                     view.work_dir, f"has a different {name} than the plan", "expected views of the same plan"
                 )
     if manifest.label_map is not None:
-        known = sorted(manifest.label_map.values())
-        for setting in ("class_thresholds", "distractors"):
-            for name in getattr(policy, setting):
-                if name not in known:
-                    location, what = f"policy.{setting}", f"{name!r} is not in the prompt"
-                    raise InputError(location, what, expected_one_of(known, name))
-        if not set(known) - set(policy.distractors):
-            raise InputError("policy.distractors", "are all categories of the prompt", "expected one to keep")
+        check_policy_names(manifest.label_map.values(), policy)
+
+
+def check_policy_names(prompt: Iterable[str], policy: Policy) -> None:
+    """Raises InputError if the policy has a setting for a category that is not in the prompt, or drops all of them."""
+    known = sorted(prompt)
+    for setting in ("class_thresholds", "distractors"):
+        for name in getattr(policy, setting):
+            if name not in known:
+                location, what = f"policy.{setting}", f"{name!r} is not in the prompt"
+                raise InputError(location, what, expected_one_of(known, name))
+    if not set(known) - set(policy.distractors):
+        raise InputError("policy.distractors", "are all categories of the prompt", "expected one to keep")
 
 
 def _meta(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -140,13 +140,25 @@ def prompt_label_map(label_map: Path, distractors: Sequence[str], folder: Path) 
     if not distractors:
         return label_map
     names = read_label_map(label_map)
-    if both := sorted(set(names.values()) & set(distractors)):
-        raise InputError(
-            "policy.distractors", f"{', '.join(both)} is a category", "expected names that are not categories"
-        )
+    _refuse_categories(names.values(), distractors)
     path = label_map_path(folder, "asked")
     write_label_map(path, {**names, **dict(enumerate(distractors, start=max(names) + 1))})
     return path
+
+
+def _refuse_categories(names: Iterable[str], distractors: Sequence[str]) -> None:
+    if both := sorted(set(names) & set(distractors)):
+        raise InputError(
+            "policy.distractors", f"{', '.join(both)} is a category", "expected names that are not categories"
+        )
+
+
+def check_prompt(label_map: Path, distractors: Sequence[str]) -> None:
+    """Raises InputError for a category or distractor that cannot be in a prompt, and for a distractor that is both."""
+    names = read_label_map(label_map).values()
+    _refuse_categories(names, distractors)
+    with at_file(label_map):
+        Prompt.categories([*names, *distractors])
 
 
 def software_version() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from formats.record import Record
 from formats.yolo import data_yaml_of
 from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 SPLIT_SEED = 0  # the choice of held-back images depends only on this and on the labels
 
@@ -109,6 +112,19 @@ def import_labels(
         label_map_beside(out).unlink()
         raise
     return tuple(read_label_map(label_map_beside(out)).values())
+
+
+def check_known_labels(labels: Path, images: Path, categories: Sequence[str]) -> None:
+    """Raises InputError if labels cannot teach a model to detect the categories: an image is missing, there is no box,
+    or no category is among them. Warns about each category that they do not name."""
+    _check_usable(list(read_odvg(labels, on_problem=lambda problem: None)), labels, images)
+    names = read_label_map(label_map_beside(labels)).values()
+    unknown = [name for name in categories if name not in names]
+    if len(unknown) == len(categories):
+        what = f"has {', '.join(names)}, and none of data.categories: {', '.join(categories)}"
+        raise InputError(label_map_beside(labels), what, "expected labels of these categories")
+    if unknown:
+        logger.warning("%s has no category %s, so the first model does not learn it", labels, ", ".join(unknown))
 
 
 def _check_usable(records: Sequence[Record], labels: Path, images: Path) -> None:

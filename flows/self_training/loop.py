@@ -6,7 +6,6 @@ weights, and the gate's decision is derived from them. Running an interrupted lo
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -35,7 +34,7 @@ from flows.self_training.round import (
     train_on_known,
 )
 from flows.self_training.scores import samples_path
-from flows.self_training.source import prepare
+from flows.self_training.source import check_inputs, prepare
 from flows.self_training.stages import PLAIN_STAGES, RunName, Stages
 from flows.self_training.state import (
     FINE_TUNED,
@@ -47,7 +46,9 @@ from flows.self_training.state import (
     State,
     best_round,
     link_into,
+    refuse_labels_of_other_runs,
     refuse_other_settings,
+    relative_folder,
     round_folder,
     settings_of_rounds,
     write_loop_state,
@@ -138,6 +139,7 @@ class _Loop:
     def run(self) -> SelfTrainResult:
         if not self._config.labelling.overwrite:
             refuse_other_settings(self._work_dir, self._settings)
+        self._check()
         self._start = self._first_model()
         weights, trained_on = self._start.source, None
         for number in range(1, self._config.rounds + 2):
@@ -147,6 +149,15 @@ class _Loop:
                 return self._result(outcome)
             weights, trained_on = outcome, self._labels
         raise AssertionError("a loop has a last round")
+
+    def _check(self) -> None:
+        """Raises InputError before anything is trained for what would be refused later."""
+        config = self._config
+        if not config.labelling.overwrite:
+            # Without training on existing labels, the first plan is compared with them before it is carried out.
+            first = 1 if config.labelled is not None else 2
+            refuse_labels_of_other_runs(self._work_dir, self.source.annotations, range(first, config.rounds + 2))
+        check_inputs(config, self.source, self._truth)
 
     def _first_model(self) -> FromWeights:
         """The model of the first round: the configured start, fine-tuned on existing labels if there are any."""
@@ -188,7 +199,7 @@ class _Loop:
             parent = {"labels": trained_on.labels.name, "labels_sha256": sha256_of(trained_on.labels)}
         return {
             "round": number,
-            "folder": Path(os.path.relpath(folder, self.source.annotations.parent)).as_posix(),
+            "folder": relative_folder(folder, self.source.annotations),
             "trained_on": parent,
         }
 
@@ -198,7 +209,7 @@ class _Loop:
         reasons = "; ".join(done.verdict.reasons)
         if number > self._config.rounds:
             return Stop("finished", reasons)
-        if not done.holds:
+        if not done.may_continue:
             return Stop("stopped", f"did not pass the gate: {reasons}")
         if self._config.waits_after(number) and not done.approved:
             command = browse_command(Path(done.labels), self.source.images, self.source.label_map)
@@ -290,7 +301,7 @@ class _Loop:
     def _distill(self) -> None:
         """Trains the student on the last labels that passed the gate, if any did."""
         stage, train = self._config.distill, self._config.train
-        passed = [each for each in self._rounds if each.holds]
+        passed = [each for each in self._rounds if each.may_continue]
         if stage is None or not passed:
             return
         done = passed[-1]

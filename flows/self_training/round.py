@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.labelling.filter import FilterResult
+from flows.labelling.filter import FilterResult, refuse_other_labels
 from flows.labelling.manifest import Manifest
 from flows.labelling.plan import prompt_label_map
 from flows.labelling.settings import Execution, View, settings_part
@@ -111,6 +111,8 @@ def label_images(task: Round, stages: Stages, report: Reporter = lambda stage, s
     """Computes the candidates of every view and filters them into labels; finished parts are not repeated."""
     named = [stages.run_as(RunName(task.number, index or None)) for index in range(len(task.views))]
     manifests = tuple(_plan(task, planned, for_view) for planned, for_view in zip(task.views, named, strict=True))
+    if not task.labelling.overwrite:  # filter would refuse them too, after the images were labelled
+        refuse_other_labels(manifests[0], task.labels, task.provenance or {})
     report("infer", "started", shards=len(manifests[0].shards))
     workers = task.labelling.workers.on(task.train.device)
     for manifest, for_view in zip(manifests, named, strict=True):
@@ -122,6 +124,7 @@ def label_images(task: Round, stages: Stages, report: Reporter = lambda stage, s
         views=manifests[1:],
         reviewed=task.reviewed,
         provenance=task.provenance,
+        overwrite=task.labelling.overwrite,
     )
     return Labelled(manifests, result)
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from flows.evaluation.benchmarks import BenchmarkData, file_hashes
+from flows.distillation.comparison import shared_classes
+from flows.evaluation.benchmarks import Benchmark, BenchmarkData, GlyphQuestionData, file_hashes
 from flows.evaluation.config import SAMPLES_NAME, EvaluateConfig
 from flows.evaluation.evaluate import evaluate_benchmark
+from flows.evaluation.predictions import location_of
+from flows.evaluation.readers import open_benchmark, select_categories
 from flows.labelling.manifest import Manifest
 from flows.labelling.settings import Workers
+from formats.images import safe_join
+from formats.io.errors import InputError
 from formats.io.files import write_json
+from formats.io.plurals import many
+from formats.io.storage import is_address
+from grounding_model.data.sources import GlyphData
+
+NAMED = 10  # categories in an error message
 
 
 def evaluate_weights(
@@ -43,6 +56,34 @@ def evaluate_weights(
     metrics = {name: value for name, value in evaluate_benchmark(config).numbers.items() if name != "weights"}
     write_json(out, {"metrics": metrics, "asked": cache_key})
     return metrics
+
+
+def check_truth(
+    truth: BenchmarkData, categories: Sequence[str] | None, of_student: Sequence[str] | None = None
+) -> None:
+    """Raises InputError for evaluation data that cannot be read, a missing image, and unknown categories.
+
+    of_student: the classes of a student that is to be evaluated; None if there is none.
+    """
+    with TemporaryDirectory() as folder:  # for the scenes of drawn data, of which one is enough
+        sample = replace(truth, count=1) if isinstance(truth, GlyphData | GlyphQuestionData) else truth
+        benchmark = select_categories(open_benchmark(sample, Path(folder)), categories)
+        location = location_of(truth)
+        if not is_address(benchmark.image_root):
+            _check_images(benchmark, location)
+    if of_student and benchmark.names and not shared_classes(benchmark.names, of_student):
+        what = f"its categories are {', '.join(benchmark.names[:NAMED])}" + (
+            " …" if len(benchmark.names) > NAMED else ""
+        )
+        raise InputError(location, what, f"expected some of the student's: {', '.join(of_student)}")
+
+
+def _check_images(benchmark: Benchmark, location: object) -> None:
+    names = {record.filename for record in benchmark.records}
+    missing = sorted(name for name in names if not safe_join(benchmark.image_root, name).is_file())
+    if missing:
+        what = f"does not contain {len(missing)} of {many(len(names), 'image')} of {location}, such as {missing[0]}"
+        raise InputError(benchmark.image_root, what, "expected the images of the evaluation data")
 
 
 def samples_path(evaluation: Path) -> Path:

@@ -1,23 +1,40 @@
-"""Prepares the file that a loop labels, an ODVG file of images with categories or captions, or of drawn scenes."""
+"""Prepares the file that a loop labels, an ODVG file of images with categories or captions, or of drawn scenes.
+
+Also checks at the start of a loop what its later stages would refuse.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.evaluation.benchmarks import paths_of
+from flows.distillation.distill import check_student
+from flows.evaluation.benchmarks import BenchmarkData, paths_of
 from flows.labelling import bootstrap as bootstrapping
+from flows.labelling.adaptive import reviewed_truth
+from flows.labelling.corrections import check_lines
+from flows.labelling.filter import check_policy_names
+from flows.labelling.plan import check_prompt
+from flows.policies.policy import Policy
 from flows.self_training.config import CaptionedImages, GlyphScenes, SelfTrainConfig
-from formats.dataset_names import annotation_path, label_map_beside, label_map_path
+from flows.self_training.labelled import check_known_labels
+from flows.self_training.scores import check_truth
+from formats.dataset_names import annotation_path, label_map_beside, label_map_path, reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
 from formats.label_map import read_label_map, write_label_map
 from formats.odvg import read_odvg
+from formats.reviewed import corrections_for
+from grounding_model.detector import choose_device
 from grounding_model.glyphs import write_scenes
+from grounding_model.training.config import TrainConfig
+from grounding_model.training.distributed import check_devices
+from grounding_model.training.loop import check_data
 
 
 class Source(NamedTuple):
@@ -90,3 +107,43 @@ def _write_captions(path: Path, truth: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("filename", "caption"))
         writer.writerows((record.filename, record.caption) for record in read_odvg(truth))
+
+
+def check_inputs(config: SelfTrainConfig, source: Source, truth: BenchmarkData | None) -> None:
+    """Raises the InputErrors that later stages would raise only after images were labelled or a model was trained.
+
+    truth: the data that evaluate the rounds, if there are any.
+    """
+    names = None if source.label_map is None else read_label_map(source.label_map)
+    if source.label_map is not None and names is not None:
+        check_policy_names([*names.values(), *config.policy.distractors], config.policy)
+        check_prompt(source.label_map, config.policy.distractors)
+        if config.labelled is not None:
+            check_known_labels(config.labelled.annotations, source.images, tuple(names.values()))
+        if config.distill is not None:
+            check_student(config.distill.start, tuple(names.values()), config.distill.onnx)
+    _check_corrections(config.policy, source.annotations, names)
+    if truth is not None:
+        classes = config.distill and names and tuple(names.values())
+        check_truth(truth, config.evaluated_categories, classes or None)
+    _check_training(config.train, mixes=config.labelled is not None or bool(config.rounds and config.ratio))
+    if config.labelling.workers.runner == "threads":
+        for device in config.labelling.workers.devices:
+            choose_device(device)
+
+
+def _check_training(train: TrainConfig, mixes: bool) -> None:
+    """mixes: whether a training uses the pretraining data."""
+    if train.data is not None:
+        raise InputError("train.data", "is set", "expected pretraining data as [[train.datasets]]")
+    choose_device(train.device)
+    check_devices(train.processes, train.device)
+    if train.datasets and mixes:
+        check_data(train)
+
+
+def _check_corrections(policy: Policy, annotations: Path, names: Mapping[int, str] | None) -> None:
+    """Raises InputError if a person's corrections do not belong to these images and categories."""
+    label_map = None if names is None else {str(label): name for label, name in names.items()}
+    check = partial(check_lines, annotations, label_map)
+    reviewed_truth(policy, corrections_for(reviewed_path(annotations), 1, check), 1, check)

@@ -16,18 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from flows.labelling.manifest import read_manifest
+from flows.labelling.manifest import MANIFEST_NAME, read_manifest
 from flows.labelling.settings import DetectionSettings, settings_payload, values_of
 from flows.self_training.config import SelfTrainConfig
 from flows.self_training.drift import Drift
 from flows.self_training.gate import Evaluation, Verdict, payload_of
 from flows.self_training.review import add_corrections, approve
+from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
 from formats.io.locks import temporary_beside
 from formats.io.plurals import many
 from formats.io.storage import is_address
 from formats.io.values import brief_json
+from formats.overwrite import contains_labels
 from grounding_model.training.config import WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class RoundResult(NamedTuple):
     approved: bool = False
 
     @property
-    def holds(self) -> bool:
+    def may_continue(self) -> bool:
         """Whether another round may follow from this one."""
         return self.verdict.passed or self.approved
 
@@ -97,7 +99,7 @@ def best_round(rounds: Sequence[RoundResult]) -> RoundResult:
     judged = [(each.score, -each.round, each) for each in rounds if each.score is not None]
     if judged:
         return max(judged)[-1]
-    return [rounds[0], *(each for each in rounds if each.holds)][-1]
+    return [rounds[0], *(each for each in rounds if each.may_continue)][-1]
 
 
 def round_folder(work_dir: Path, number: int) -> Path:
@@ -188,6 +190,39 @@ def refuse_other_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
     what = f"contains {many(len(loop.rounds), 'round')} with other settings ({listed})"
     remedy = "expected another train.work_dir, or overwrite=True to replace them"
     raise InputError(work_dir, what, remedy)
+
+
+def refuse_labels_of_other_runs(work_dir: Path, annotations: Path, rounds: Sequence[int]) -> None:
+    """Raises InputError if labels that these rounds would write were made elsewhere, and would be replaced.
+
+    annotations: the file that the loop labels. Labels are of a round if the .meta.json beside them names its folder
+    or its plan. Labels without one are of it if the round has begun: the loop was killed before it wrote the second
+    file.
+    """
+    for number in rounds:
+        labels, folder = labels_path(annotations, number), round_folder(work_dir, number)
+        meta = metadata_path(labels)
+        if not labels.is_file():
+            continue
+        begun = (folder / MANIFEST_NAME).is_file()
+        remedy = "expected another data.annotations, the work_dir of these labels, or overwrite=True to replace them"
+        if not meta.is_file():
+            if not begun and contains_labels(labels):
+                what = f"contains labels, but no {meta.name} beside it shows that this loop made them"
+                raise InputError(labels, what, remedy)
+            continue
+        made_by = load_json(meta, remedy)
+        of_round = isinstance(made_by, dict) and (
+            made_by.get("folder") == relative_folder(folder, annotations)
+            or (begun and made_by.get("plan") == read_manifest(folder).key)
+        )
+        if not of_round:
+            raise InputError(labels, f"contains the labels of another run, according to {meta.name}", remedy)
+
+
+def relative_folder(folder: Path, annotations: Path) -> str:
+    """A round's folder, relative to its labels beside the annotations, as recorded in their .meta.json."""
+    return Path(os.path.relpath(folder, annotations.parent)).as_posix()
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
