@@ -96,7 +96,7 @@ class ContrastiveDenoising(nn.Module):
         )
 
     def _noisy_labels(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(2 * G * K,) -> the same, on the CPU: each label is replaced by a random one with probability label_noise / 2."""
+        """(2 * G * K,) -> the same, on the CPU: labels are replaced by random ones with probability label_noise / 2."""
         table, noise = self.config.label_table, self.config.label_noise
         if noise == 0:
             return labels
