@@ -191,6 +191,7 @@ LAZY = {
     "grounding_model/training/student_learner.py __init__": "timm and transformers' detectors, for students alone",
     "grounding_model/training/student_learner.py describe_student_memory": "the same",
     "grounding_model/detector.py fast_forward": "optional: Triton, which PyTorch brings for GPUs",
+    "formats/images.py _read_heif": "optional: groundhog[heic]",
     "grounding_model/model/backbone.py timm_network": "timm takes a second to import, and Swin needs none",
     "grounding_model/students/export.py check_onnx_installed": "optional: groundhog[onnx]",
     "grounding_model/students/export.py onnx_metadata": "optional: groundhog[onnx]",

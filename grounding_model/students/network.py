@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grounding_model.inputs.defaults import MAX_PER_IMAGE
-from grounding_model.inputs.image_batch import MEAN, STD
+from grounding_model.inputs.image_batch import MEAN, STD, send
 from grounding_model.model.boxes import cxcywh_to_xyxy, iou_matrix
 from grounding_model.model.targets import Matching, Target
 from grounding_model.students.edge_losses import EdgeDistributions
@@ -100,9 +100,11 @@ class Student(nn.Module):
 
     def predict_for_training(self, pixels: Tensor, targets: Sequence[Target], known: Tensor) -> ClassPredictions:
         """The output of prepare, one target per image, (B, C) bool known classes -> the input of the losses."""
-        rows = [torch.nonzero(~target.ignore).flatten() for target in targets]  # the boxes that are denoised
+        device = pixels.device  # labels and ignore are in CPU memory
+        rows = [send(torch.nonzero(~target.ignore).flatten(), device) for target in targets]  # that are denoised
         labels = [
-            {"class_labels": target.labels[row], "boxes": target.boxes[row]} for target, row in zip(targets, rows)
+            {"class_labels": send(target.labels, device)[row], "boxes": target.boxes[row]}
+            for target, row in zip(targets, rows)
         ]
         output = self.detector.model(pixels, labels=labels)
         logits, boxes = output.intermediate_logits.transpose(0, 1), output.intermediate_reference_points.transpose(0, 1)
