@@ -10,7 +10,7 @@ Prints, with the card's name, what takes least time first, each line as soon as 
 - a training step: forward, losses, backward;
 - one all-reduce by NCCL with one process;
 - with the rest of the minutes images a second of transformers and ours (Swin-T, BERT-base, 800 x 1333, weights drawn:
-  contest.py), in float32, TF32 and bfloat16 (ours by its own layers, also with its kernels and with CUDA graphs;
+  peers.py), in float32, TF32 and bfloat16 (ours by its own layers, also with its kernels and with CUDA graphs;
   transformers by torch.autocast, also compiled by torch.compile), for every batch size that fits; peak memory beyond
   the weights; agreement with transformers in float32; and the share of the roofline, which is what a product of large
   square matrices in the same format reaches here.
@@ -37,7 +37,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from contest import drawn_peer, same_in_ours
+from peers import drawn_peer, same_in_ours
 from results import finish, last_ratios, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,7 +54,7 @@ from grounding_model.model.targets import Target
 from grounding_model.training.losses import grounding_losses
 
 CAPTION = "red cat. blue star. dog. "
-RUNS, WARM = 10, 3  # of each contestant and batch size; graphs are recorded in the second
+RUNS, WARM = 10, 3  # of each model and batch size; graphs are recorded in the second
 LONGEST = 4.0  # seconds for the runs of one, but for the first three
 BEST = 100
 COMPILED = "transformers bfloat16, compiled"
@@ -81,7 +81,7 @@ class Run(NamedTuple):
     gib: float
 
 
-class Contestant(NamedTuple):
+class BenchedModel(NamedTuple):
     """run: the scores (B, Q) of the best token and the boxes of a batch. dtype: what its roofline is measured in."""
 
     run: Callable[[ImageBatch, TextBatch], tuple[Tensor, Tensor]]
@@ -130,7 +130,7 @@ def measure(run: Callable[[], object], bench: Bench) -> Run:
     return Run(median(seconds), max(0, peak - held) / 2**30)
 
 
-def contestants(peer: nn.Module, ours: GroundingModel, bench: Bench) -> dict[str, Contestant]:
+def models(peer: nn.Module, ours: GroundingModel, bench: Bench) -> dict[str, BenchedModel]:
     """By name, what is asked first before the rest: minutes may end."""
     rounded = deepcopy(ours)
     use_bfloat16(rounded)
@@ -166,12 +166,12 @@ def contestants(peer: nn.Module, ours: GroundingModel, bench: Bench) -> dict[str
 
     full, half = torch.float32, torch.bfloat16
     made = {
-        "transformers bfloat16": Contestant(of_peer(peer), rounding, half),
-        "ours bfloat16": Contestant(of_ours(rounded), tf32, half),
-        "transformers float32": Contestant(of_peer(peer), exactly, full),
-        "ours float32": Contestant(of_ours(ours), exactly, full),
-        "transformers TF32": Contestant(of_peer(peer), tf32, full),
-        "ours TF32": Contestant(of_ours(ours), tf32, full),
+        "transformers bfloat16": BenchedModel(of_peer(peer), rounding, half),
+        "ours bfloat16": BenchedModel(of_ours(rounded), tf32, half),
+        "transformers float32": BenchedModel(of_peer(peer), exactly, full),
+        "ours float32": BenchedModel(of_ours(ours), exactly, full),
+        "transformers TF32": BenchedModel(of_peer(peer), tf32, full),
+        "ours TF32": BenchedModel(of_ours(ours), tf32, full),
     }
     if not bench.dry:
         from grounding_model.model.kernels.choice import use_kernels
@@ -180,13 +180,13 @@ def contestants(peer: nn.Module, ours: GroundingModel, bench: Bench) -> dict[str
         use_kernels(fused_full)
         replayed = ReplayedModel(fused)
         first = {
-            "ours bfloat16, kernels, graphs": Contestant(of_ours(replayed), tf32, half),
-            "ours bfloat16, kernels": Contestant(of_ours(fused), tf32, half),
+            "ours bfloat16, kernels, graphs": BenchedModel(of_ours(replayed), tf32, half),
+            "ours bfloat16, kernels": BenchedModel(of_ours(fused), tf32, half),
         }
         made = first | made
-        made["ours float32, kernels"] = Contestant(of_ours(fused_full), exactly, full)
-        made["ours TF32, kernels"] = Contestant(of_ours(fused_full), tf32, full)
-        made[COMPILED] = Contestant(of_peer(torch.compile(peer)), rounding, half)
+        made["ours float32, kernels"] = BenchedModel(of_ours(fused_full), exactly, full)
+        made["ours TF32, kernels"] = BenchedModel(of_ours(fused_full), tf32, full)
+        made[COMPILED] = BenchedModel(of_peer(torch.compile(peer)), rounding, half)
     return made
 
 
@@ -222,8 +222,8 @@ def equal_boxes(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -
 
 @torch.inference_mode()
 def forward_table(peer: nn.Module, ours: GroundingModel, tokenizer, bench: Bench) -> dict[str, float]:
-    """Prints it row by row -> images a second by contestant and batch size."""
-    runs = contestants(peer, ours, bench)
+    """Prints it row by row -> images a second by model and batch size."""
+    runs = models(peer, ours, bench)
     one = inputs(1, tokenizer, bench)
     operations = operations_of_an_image(ours, tokenizer, bench)
     with runs["transformers float32"].around():
@@ -234,18 +234,18 @@ def forward_table(peer: nn.Module, ours: GroundingModel, tokenizer, bench: Bench
     def row(*cells: str) -> None:
         print("| " + " | ".join(cells + ("",) * (len(HEADS) - len(cells))) + " |", flush=True)
 
-    for name, contestant in runs.items():
+    for name, benched in runs.items():
         peak = 0.0
         for batch in bench.batches:
             if time.monotonic() + (COMPILING if name == COMPILED else 0) > bench.ends:
                 row(name, str(batch), "no time left")
                 continue
             try:
-                with contestant.around():
-                    peak = peak or roofline(contestant.dtype, bench)
+                with benched.around():
+                    peak = peak or roofline(benched.dtype, bench)
                     case = inputs(batch, tokenizer, bench)
-                    agreement = equal_boxes(expected, contestant.run(*one)) if batch == 1 else ""
-                    cost = measure(lambda contestant=contestant, case=case: contestant.run(*case), bench)
+                    agreement = equal_boxes(expected, benched.run(*one)) if batch == 1 else ""
+                    cost = measure(lambda benched=benched, case=case: benched.run(*case), bench)
             except Exception as error:  # such as out of memory, or an error of a compiler: the next one may work
                 row(name, str(batch), (str(error).strip().splitlines() or [type(error).__name__])[0][:60])
                 continue

@@ -25,7 +25,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from contest import PEER, costs, drawn_peer, same_in_ours, use_threads
+from peers import PEER, costs, drawn_peer, same_in_ours, use_threads
 from results import arguments, beside, finish, last_ratios, table
 from torch import Tensor
 
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
     boxes: Tensor  # (Q, 4) cxcywh in pixels
 
 
-def contestants() -> dict[str, Callable[[], Answer]]:
+def models() -> dict[str, Callable[[], Answer]]:
     peer = drawn_peer()
     ours = same_in_ours(peer)
     images = ImageBatch(torch.randn(1, 3, HEIGHT, WIDTH), torch.tensor([[HEIGHT, WIDTH]]))
@@ -114,7 +114,7 @@ def small_model() -> dict[str, Callable[[], object]]:
 
 def full_size(rounds: int, last: dict[str, float]) -> dict[str, float]:
     """Prints the table of one image of full size -> speed of each of ours relative to transformers."""
-    runs = contestants()
+    runs = models()
     answers = {name: run() for name, run in runs.items()}
     agreements = {name: agreement(answers[PEER], found) for name, found in answers.items()}
     taken = costs(dict(runs), rounds)

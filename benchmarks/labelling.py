@@ -32,7 +32,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-from contest import costs, use_threads
+from peers import costs, use_threads
 from PIL import Image
 from results import arguments, beside, finish, last_ratios, table
 from torch import nn

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/many_names.py [--size 800,1066] [--names 1203] [--chunks 1] [--dtypes bfloat16]
         [--keep]
 
-The same weights (Swin-T, BERT-base; see contest.py). The names are random words of the tokenizer's vocabulary, two to
+The same weights (Swin-T, BERT-base; see peers.py). The names are random words of the tokenizer's vocabulary, two to
 a name. The peer runs completely for each chunk of names, and takes the same time for each: it is measured on the first
 --chunks of them and extrapolated. Ours is `predict` with the whole list: features of the image are computed once for
 all chunks. "first image" also computes the features of the texts, which a run over many images does once; "further
@@ -20,7 +20,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from contest import PEER, costs, drawn_peer, same_in_ours, use_threads
+from peers import PEER, costs, drawn_peer, same_in_ours, use_threads
 from results import arguments, beside, finish, last_ratios, table
 
 from grounding_model.detector import Detector

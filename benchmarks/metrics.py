@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default 5")
     parser.add_argument("--keep", action="store_true", help="write the new ratios into metrics.json")
     options = parser.parse_args()
-    seconds, aps = measure(contestants(draw(options.images, options.boxes)), options.rounds)
+    seconds, aps = measure(evaluators(draw(options.images, options.boxes)), options.rounds)
     last = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     ratios = {name: seconds[JUDGE] / value for name, value in seconds.items()}
     print(f"| {options.images:,} images x {options.boxes} boxes | CPU s | times pycocotools' speed | AP |")
@@ -102,7 +102,7 @@ def _entry(number: int, image: int, box: list[float], label: int) -> dict[str, A
     return {"id": number + 1, "image_id": image, "category_id": label + 1} | size
 
 
-def contestants(drawn: Drawn) -> dict[str, Callable[[], float]]:
+def evaluators(drawn: Drawn) -> dict[str, Callable[[], float]]:
     """Name -> function that computes the AP."""
     everywhere = frozenset(CATEGORIES)
     federation = Federation({record.filename: everywhere for record in drawn.truth}, {}, {})

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from browse.review.serve import likeness_of
+from browse.review.serve import similarity_of
 from browse.review.session import Review
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
@@ -32,7 +32,9 @@ def main(coco128: Path) -> None:
         review = Review(path)
         objects = [(line, each) for line, record in enumerate(records) for each in record.instances or ()]
         start = time.process_time()
-        appearances = likeness_of(review, coco128 / "images", None).crops([(line, each.box) for line, each in objects])
+        appearances = similarity_of(review, coco128 / "images", None).crops(
+            [(line, each.box) for line, each in objects]
+        )
         print(f"{len(objects)} crops in {time.process_time() - start:.2f} CPU s")
         review.close()
     lines, labels = np.array([line for line, _ in objects]), np.array([each.label for _, each in objects])

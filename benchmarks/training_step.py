@@ -4,12 +4,12 @@
 
 The two programs have different losses, so both get the same one: a fixed random weighting of all output scores. (Boxes
 are left out: transformers stops their gradient between decoder layers, the reference does not.)
-They start from the same weights (Swin-T, BERT-base; see contest.py) and nothing is random, so that the gradients can be
+They start from the same weights (Swin-T, BERT-base; see peers.py) and nothing is random, so that the gradients can be
 compared: for each weight, the largest difference relative to the largest entry of its gradient; of these, the median
 and the 99th percentile over all weights. "ours, recomputing" recomputes the activations of whole layers
 (`recompute = true` of a training).
 
-Each contestant runs in a process of its own, one after the other by turns, so that the memory of the largest is enough:
+Each model runs in a process of its own, one after the other by turns, so that the memory of the largest is enough:
 about 18 GiB for transformers at batch 2 of 800 x 1066, 8 for ours. Memory is what the process has grown by at its peak
 since it held model and gradients (Linux, VmHWM). The gradients of the peer go through a file of 700 MB.
 The last ratios, from training_step.json, are printed beside the new ones; --keep writes the new ones there.
@@ -27,7 +27,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from contest import PEER, costs, drawn_peer, same_in_ours, use_threads
+from peers import PEER, costs, drawn_peer, same_in_ours, use_threads
 from results import arguments, beside, finish, last_ratios, table
 from torch import Tensor, nn
 from transformers import MMGroundingDinoForObjectDetection
@@ -35,6 +35,7 @@ from transformers import MMGroundingDinoForObjectDetection
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch, tokenize
 from grounding_model.model.activation_checkpointing import set_recompute
+from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 
 CAPTION = "red cat. blue star. dog. "
 OURS, RECOMPUTING = "ours float32", "ours, recomputing"
@@ -46,13 +47,14 @@ def judged(logits: Tensor) -> Tensor:
     return (logits.sigmoid() * torch.rand(logits.shape, generator=torch.Generator().manual_seed(0))).mean()
 
 
-def contestants(batch: int, height: int, width: int, only: str | None = None) -> dict[str, tuple[nn.Module, Callable]]:
+def models(batch: int, height: int, width: int, only: str | None = None) -> dict[str, tuple[nn.Module, Callable]]:
     """-> model and its step, by name. only: nothing else is held in memory."""
     peer = drawn_peer()
     ours = same_in_ours(peer)
     images = ImageBatch(torch.randn(batch, 3, height, width), torch.tensor([[height, width]] * batch))
     text = tokenize([CAPTION] * batch, ours.tokenizer)
     model = ours.model
+    use_compiled_gather(model)  # as a training does
 
     def ours_with(recompute: bool) -> Callable[[], Tensor]:
         def step() -> Tensor:
@@ -109,7 +111,7 @@ def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor
 
 
 class Measured(NamedTuple):
-    """One contestant in a process of its own. apart: median and 99th percentile of the gradients' differences."""
+    """One model, measured in its own process. apart: median and 99th percentile of the gradients' differences."""
 
     cpu: float
     wall: float
@@ -121,7 +123,7 @@ class Measured(NamedTuple):
 def measure_one(name: str, batch: int, size: tuple[int, int], file: Path) -> Measured:
     """A first step for memory, loss and gradients, which are compared with those of the peer in `file`, and a second
     one for the time."""
-    [(model, step)] = contestants(batch, *size, only=name).values()
+    [(model, step)] = models(batch, *size, only=name).values()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
@@ -152,7 +154,7 @@ def main() -> None:
     parser = arguments(__doc__, __file__, rounds=3)
     parser.add_argument("--size", default="480,640", help="height, width in pixels (default %(default)s)")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--one", help="measure this contestant alone")
+    parser.add_argument("--one", help="measure this model alone")
     parser.add_argument("--gradients", type=Path, help="file for the peer's gradients, with --one")
     options = parser.parse_args()
     use_threads()

@@ -31,6 +31,7 @@ from browse.static_page import INDEX_NAME, Compared, Tile, make_tile, write_inde
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
+from formats.io.plurals import first_lines
 from formats.io.progress import show_progress
 from formats.label_map import read_label_map
 from formats.odvg import LineProblem, read_odvg
@@ -55,11 +56,8 @@ class Tally:
 
     def summary(self) -> str:
         """A text with the number of lines drawn and the problems."""
-        lines = [f"{self.drawn} drawn, {len(self.problems)} not drawn"]
-        lines += [f"  {problem}" for problem in self.problems[:MAX_LISTED]]
-        if len(self.problems) > MAX_LISTED:
-            lines.append(f"  and {len(self.problems) - MAX_LISTED} more")
-        return "\n".join(lines)
+        head = f"{self.drawn} drawn, {len(self.problems)} not drawn"
+        return "\n".join([head, *first_lines(self.problems, MAX_LISTED)])
 
 
 def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -> int:

@@ -19,7 +19,7 @@ from formats.images import IMAGE_SUFFIXES, with_slashes
 from formats.io.errors import InputError, handed_to, refused
 from formats.io.files import read_text
 from formats.label_map import read_category_names
-from formats.labelstudio import read_answers
+from formats.labelstudio import read_submissions
 from formats.omissions import Omissions
 from formats.record import Box, Record, check_box
 from formats.voc import read_voc
@@ -78,10 +78,12 @@ def read_exported(
 
 
 def _labelstudio(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
-    for answer in read_answers(path, on_problem):
-        boxes = None if answer.boxes is None else tuple(ExportedBox(name, box) for name, box in answer.boxes)
-        finished = answer.boxes is not None
-        yield ExportedImage(answer.location, answer.path, answer.size, boxes, relative=True, finished=finished)
+    for submission in read_submissions(path, on_problem):
+        boxes = None if submission.boxes is None else tuple(ExportedBox(name, box) for name, box in submission.boxes)
+        finished = submission.boxes is not None
+        yield ExportedImage(
+            submission.location, submission.path, submission.size, boxes, relative=True, finished=finished
+        )
 
 
 def _cvat(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:

@@ -32,7 +32,7 @@ _BOX = "rectanglelabels"
 _ROTATED = "rotated boxes, left out"
 # Results that mark an object in the image, unlike choices and texts about the whole image.
 _SHAPES = {_ROTATED: "rotated boxes"} | {
-    f"results of type {kind}": f"{noun}"
+    f"results of type {kind}": noun
     for kind, noun in (
         ("polygonlabels", "polygons"),
         ("brushlabels", "masks"),
@@ -42,8 +42,9 @@ _SHAPES = {_ROTATED: "rotated boxes"} | {
         ("polygon", "polygons without a label"),
     )
 }
-_OUTLINES = {"polygon": "polygons, of which the box is read", "ellipse": "ellipses, of which the box is read"}
-_SHAPES |= {_OUTLINES["polygon"]: "polygons", _OUTLINES["ellipse"]: "ellipses"}
+_OUTLINES = {"polygon": "polygons", "ellipse": "ellipses"}
+_ONLY_BOX = ", only the bounding box is read"
+_SHAPES |= {noun + _ONLY_BOX: noun for noun in _OUTLINES.values()}
 _DECIMALS = 6  # of a percent: a thousandth of a pixel
 
 
@@ -73,7 +74,7 @@ def read_labelstudio(
     for task, location in zip(tasks, locations):
         with handed_to(on_problem):
             if not _has_address(task):
-                omissions["tasks without the address of an image, left out"] += 1
+                omissions["tasks without the URL of an image, left out"] += 1
             else:
                 read.append((location, task, _labelled(_result(task, location, omissions), omissions)))
     if tasks and not read:
@@ -99,7 +100,7 @@ def read_labelstudio(
                 remedy = 'expected a box, "height" and "width" in its data, or the image folder to look it up in'
                 raise InputError(location, "lacks the size of its image", remedy)
             if size is None:
-                omissions["tasks without an image size, left out; the image folder would say it"] += 1
+                omissions["tasks without an image size, left out; --images would provide it"] += 1
                 continue
             yield _record(filename, size, result, labels, location)
     if first_missing is not None and not sized:
@@ -124,11 +125,11 @@ def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | 
         done = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
         # A prediction may be exported as its id alone.
         predicted = [each for each in (task.get("predictions") or [])[::-1] if not isinstance(each, int)]
-        answers = [*predicted, *done]
-        if not answers:
+        readable = [*predicted, *done]
+        if not readable:
             return None
-        omissions["annotations and predictions beside the one that is read"] += len(answers) - 1
-        boxes = list(_rectangles(answers[-1]["result"] or [], omissions))
+        omissions["annotations or predictions other than the one that is read"] += len(readable) - 1
+        boxes = list(_rectangles(readable[-1]["result"] or [], omissions))
         upright = [each for each in boxes if not (each["value"].get("rotation") or each.get("image_rotation"))]
         omissions[_ROTATED] += len(boxes) - len(upright)
         return upright
@@ -150,7 +151,7 @@ def _rectangles(results: Sequence[dict], omissions: Omissions) -> Iterator[dict]
             yield each
         elif shape in ("rectangle", *_OUTLINES) and names is not None:
             if shape in _OUTLINES:
-                omissions[_OUTLINES[shape]] += 1
+                omissions[_OUTLINES[shape] + _ONLY_BOX] += 1
             yield {**each, "value": {**each["value"], **_SIDES[shape](each["value"]), _BOX: names}}
         elif kind != "labels" or each.get("id") not in shapes:
             omissions[f"results of type {kind}"] += 1
@@ -184,7 +185,7 @@ def _labelled(result: list[dict] | None, omissions: Omissions) -> list[dict] | N
         if not names:
             omissions["boxes without a label, left out"] += 1
         elif isinstance(names, list) and len(names) > 1:
-            omissions["boxes with several labels, now a box of each"] += 1
+            omissions["boxes with several labels, now one box per label"] += 1
             found += [{**entry, "value": {**entry["value"], _BOX: [name]}} for name in names]
         else:
             found.append(entry)
@@ -201,7 +202,7 @@ def _name(entry: Mapping, location: str) -> str:
         ) from error
 
 
-class Answer(NamedTuple):
+class Submission(NamedTuple):
     """The annotation that a person submitted for a task.
 
     path: of its image, relative to the local storage, bucket or server. size: height, width; None if the task does not
@@ -214,7 +215,7 @@ class Answer(NamedTuple):
     boxes: tuple[tuple[str, Box], ...] | None
 
 
-def read_answers(path: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Answer]:
+def read_submissions(path: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Submission]:
     """Yields every task with the annotation that a person submitted; predictions are not read.
 
     Of several annotations, the last one counts, or the last one marked as ground truth; cancelled ones (skipped tasks)
@@ -228,7 +229,7 @@ def read_answers(path: str | Path, on_problem: Callable[[InputError], None] | No
         location = f"{path}: task {task.get('id', index)}"
         with handed_to(on_problem):
             result = _submitted(task, location)
-            yield Answer(
+            yield Submission(
                 location, _path_of(_address(task, location)), _size(task, result), _fractions(result, location)
             )
 
@@ -286,7 +287,7 @@ _STORED = re.compile(r"(?:^|&)fileuri=([\w%+/=-]+)")
 
 
 def _decoded(text: str) -> str:
-    """The address that Base64 stands for; "" where it stands for none."""
+    """The URL that is encoded in Base64; "" if the text is not Base64."""
     try:
         return base64.b64decode(text, altchars=b"-_", validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
@@ -339,8 +340,8 @@ def _size(task: Mapping, result: list[dict] | None) -> tuple[int, int] | None:
     )
     if (size := _whole(height, width)) is not None:
         return size
-    answers = [*(task.get("annotations") or ()), *(task.get("predictions") or ())]
-    boxes = (box for each in answers if isinstance(each, dict) for box in each.get("result") or ())
+    others = [*(task.get("annotations") or ()), *(task.get("predictions") or ())]
+    boxes = (box for each in others if isinstance(each, dict) for box in each.get("result") or ())
     sizes = ((box.get("original_height"), box.get("original_width")) for box in boxes if isinstance(box, dict))
     return next((size for h, w in sizes if (size := _whole(h, w)) is not None), None)
 

@@ -20,14 +20,14 @@ def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None =
     label_map: the map to be written beside it. Also raises if a different map is there that other labels use.
     """
     path = as_path(out)
-    if holds_labels(path):
+    if contains_labels(path):
         raise InputError(path, "exists and contains labels", REMEDY)
     if label_map is None:
         return
     beside = label_map_beside(path)
     if beside.is_file() and _read(beside) != dict(label_map):
         for labels in annotations_beside(beside):
-            if holds_labels(labels):
+            if contains_labels(labels):
                 raise InputError(beside, f"is a different label map, which {labels.name} uses", REMEDY)
 
 
@@ -38,7 +38,7 @@ def refuse_to_lose_images(folder: str | Path) -> None:
         raise InputError(path, "exists and contains files", REMEDY)
 
 
-def holds_labels(path: Path) -> bool:
+def contains_labels(path: Path) -> bool:
     """Whether a file is anything but unlabelled ODVG lines. An image without objects counts as labelled."""
     if not path.is_file() or path.stat().st_size == 0:
         return False

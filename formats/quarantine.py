@@ -13,6 +13,7 @@ from typing import Any
 
 from formats.candidates import ImageProblem
 from formats.io.errors import InputError
+from formats.io.plurals import first_lines
 from formats.odvg_lines import QUARANTINED
 
 MAX_LISTED = 20  # problems listed at the end of a run; a file has them all
@@ -53,11 +54,10 @@ def quarantine_summary(problems: Sequence[ImageProblem], rest: str | Path | None
     """One line per problem; "" for none. rest: the file with those that are not listed."""
     if not problems:
         return ""
-    lines = [f"{len(problems)} quarantined:"]
-    for line, filename, reason in problems[:MAX_LISTED]:
-        lines.append(f"  line {line + 1}: {filename or 'no filename'}: {reason}")
-    if len(problems) > MAX_LISTED:
-        lines.append(f"  and {len(problems) - MAX_LISTED} more" + (f": {rest}" if rest else ""))
+    texts = [f"line {line + 1}: {filename or 'no filename'}: {reason}" for line, filename, reason in problems]
+    lines = [f"{len(problems)} quarantined:", *first_lines(texts, MAX_LISTED)]
+    if rest and len(problems) > MAX_LISTED:
+        lines[-1] += f": {rest}"
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from grounding_model.model.attention import (
     MultiheadAttention,
     sample_levels,
 )
+from grounding_model.model.kernels import feedforward
 
 SIZES = [(5, 7), (3, 4), (1, 2), (1, 1)]
 HEADS, POINTS, CHANNELS = 3, 2, 4
@@ -227,7 +228,21 @@ def test_dropout_of_fusion_leaves_the_mean_answer_alone() -> None:
 
 def test_feed_forward_in_chunks_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = FeedForward(8, 32, dropout=0.0).double(), torch.randn(2, 11, 8, dtype=torch.float64)
-    expected = layer(x).detach()  # with gradient, all rows at once
+    expected = layer.of_rows(x).detach()
     monkeypatch.setattr(attention, "INFERENCE_ROWS", 4)
     with torch.inference_mode():
         torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_feed_forward_in_chunks_has_the_gradients_of_the_whole(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedforward, "ROWS", 4)
+    layer = FeedForward(8, 32, dropout=0.0).double()
+    layer.expand.requires_grad_(not frozen)
+    x = torch.randn(2, 11, 8, dtype=torch.float64, requires_grad=True)
+    wanted = [x, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
+    found, expected = (
+        torch.autograd.grad(function(x).square().sum(), wanted) for function in (layer.forward, layer.of_rows)
+    )
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)

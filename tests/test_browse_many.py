@@ -23,11 +23,11 @@ from browse.review.compare import CHANGES, changed_lines, compared
 from browse.review.crops import CropQuery, change_crops, crop_rows, list_crops
 from browse.review.images import Pictures
 from browse.review.index import places_of
-from browse.review.likeness import appearance, farthest_first, neighbours_together
 from browse.review.line_facts import FactsReader, facts_of
 from browse.review.order import Thresholds, doubt_of_boxes
-from browse.review.serve import likeness_of
+from browse.review.serve import similarity_of
 from browse.review.session import Review
+from browse.review.similarity import appearance, farthest_first, neighbours_together
 from browse.review.views import Query, Views
 from formats.candidates import Candidates, ImageCandidates, ImageFeature, write_candidates
 from formats.images import decode_image
@@ -67,7 +67,7 @@ def six(tmp_path: Path) -> Path:
 
 def views_of(folder: Path, candidates: CandidateBoxes | None = None) -> Views:
     review = Review(folder / "x_od_v1.json")
-    return Views(review, "file", None, likeness_of(review, folder / "images", candidates))
+    return Views(review, "file", None, similarity_of(review, folder / "images", candidates))
 
 
 def colours(numbers: list[int]) -> set[int]:
@@ -120,7 +120,7 @@ def test_without_features_images_are_compared_by_their_pixels(six: Path, monkeyp
     _, view = views_of(six).open(Query(order="diverse"))
     assert view.numbers is not None
     assert colours([int(number) for number in view.numbers[:4] if number != 5]) == {0, 1, 2}
-    monkeypatch.setattr("browse.review.likeness.MOST_READ", 5)
+    monkeypatch.setattr("browse.review.similarity.MOST_READ", 5)
     with pytest.raises(InputError, match="too many to read"):
         views_of(six).open(Query(order="diverse"))
 

@@ -20,9 +20,9 @@ from browse import page_parts as pages
 from browse.__main__ import main
 from browse.judged import JUDGED_LEGEND
 from browse.review.candidates import CandidateBoxes, read_plan
-from browse.review.likeness import Likeness
-from browse.review.serve import ReviewServer, likeness_of
+from browse.review.serve import ReviewServer, similarity_of
 from browse.review.session import Review
+from browse.review.similarity import Similarity
 from browse.review.views import Views
 from formats.candidates import Candidates, ImageCandidates, write_candidates
 from formats.label_map import write_label_map
@@ -381,11 +381,11 @@ def running(
     folder: Path,
     candidates: CandidateBoxes | None = None,
     other: Path | None = None,
-    likeness: Likeness | None = None,
+    similarity: Similarity | None = None,
 ) -> Iterator[ReviewServer]:
     import threading
 
-    with ReviewServer(Views(review, "file", other, likeness), folder / "images", candidates=candidates) as server:
+    with ReviewServer(Views(review, "file", other, similarity), folder / "images", candidates=candidates) as server:
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -636,7 +636,7 @@ def test_crops_that_look_alike_stand_together(page: Page, tmp_path: Path) -> Non
         )
     names = "[...document.querySelectorAll('.crop')].map((crop) => crop.title.slice(0, 2)).join(' ')"
     review = Review(tmp_path / "x_od_v1.json")
-    with running(review, tmp_path, likeness=likeness_of(review, tmp_path / "images", None)) as server:
+    with running(review, tmp_path, similarity=similarity_of(review, tmp_path / "images", None)) as server:
         page.open(server.address)
         page.wait(at(1, 6))
         page.press("v")

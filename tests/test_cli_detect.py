@@ -221,8 +221,8 @@ def test_what_cannot_be_fetched_is_named_and_leaves_nothing(served: tuple[Path, 
     for url, said in (
         (f"{address}/missing.png", "404"),
         (f"{address}/big.png", "larger than 100000 bytes"),
-        ("http://127.0.0.1:1/x.png", "cannot be fetched"),
-        ("ftp://127.0.0.1/x.png", "ftp:// cannot be fetched"),
+        ("http://127.0.0.1:1/x.png", "cannot be downloaded"),
+        ("ftp://127.0.0.1/x.png", "ftp:// is not supported"),
     ):
         with pytest.raises(InputError, match=said):
             fetch(url, downloads, max_bytes=100_000)

@@ -63,7 +63,7 @@ def test_weights_are_turned_into_ours_which_say_where_they_are_from(
             "bbox_head.surprise is not in this architecture",
         ),
     ],
-    ids=["missing", "misshapen", "extra"],
+    ids=["missing", "other shape", "extra"],
 )
 def test_a_file_that_is_no_whole_model_is_refused_by_the_tensors_name(
     change, said: str, tensors: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -11,7 +11,12 @@ from grounding_model import load_detector
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.model.attention import DeformableAttention, sample_rows
 from grounding_model.model.kernels import compiled_gather
-from grounding_model.model.kernels.compiled_gather import CompiledDeformableAttention, compiled_sample_rows, library
+from grounding_model.model.kernels.compiled_gather import (
+    CompiledDeformableAttention,
+    compiled_sample_rows,
+    differentiable_sample_rows,
+    library,
+)
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler")
 SIZES = [(9, 13), (5, 7), (1, 2)]
@@ -49,12 +54,44 @@ def test_rounded_values_are_added_up_in_full() -> None:
 
 
 @needs_compiler
-def test_training_keeps_the_plain_layer_and_its_gradient() -> None:
-    layer = DeformableAttention(16, 2, len(SIZES), 3)
-    layer.__class__ = CompiledDeformableAttention
-    query, memory = torch.rand(1, 4, 16), torch.rand(1, 154, 16)[:, : sum(h * w for h, w in SIZES)]
-    layer(query, memory.requires_grad_(), torch.rand(1, 4, len(SIZES), 2), SIZES, None).sum().backward()
-    assert memory.grad is not None
+@pytest.mark.parametrize("channels", [32, 36])
+def test_the_loop_has_the_gradients_of_the_plain_layer(channels: int) -> None:
+    table, first, locations, weights = question(channels, torch.float32)
+    inputs = [table, locations, weights]
+    found, expected = (
+        torch.autograd.grad(function(t, SIZES, first, at, w).square().sum(), (t, at, w))
+        for function in (differentiable_sample_rows, sample_rows)
+        for t, at, w in [[each.clone().requires_grad_() for each in inputs]]
+    )
+    for mine, theirs in zip(found, expected, strict=True):
+        assert theirs.abs().max() > 1
+        torch.testing.assert_close(mine, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=1e-4)
+
+
+@needs_compiler
+def test_gradients_are_the_same_with_several_threads() -> None:
+    before, gradients = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        table, first, locations, weights = question(32, torch.float32)
+        differentiable_sample_rows(table.requires_grad_(), SIZES, first, locations, weights).sum().backward()
+        gradients.append(table.grad)
+    torch.set_num_threads(before)
+    assert torch.equal(*gradients)
+
+
+@needs_compiler
+def test_a_layer_in_training_learns_the_same_with_the_loop() -> None:
+    torch.manual_seed(2)
+    layer, other = DeformableAttention(16, 2, len(SIZES), 3), DeformableAttention(16, 2, len(SIZES), 3)
+    other.load_state_dict(layer.state_dict())
+    other.__class__ = CompiledDeformableAttention
+    query, memory, references = torch.rand(2, 4, 16), torch.rand(2, 154, 16), torch.rand(2, 4, len(SIZES), 2)
+    for each in (layer, other):
+        each(query, memory, references, SIZES, None).square().sum().backward()
+    for mine, theirs in zip(other.parameters(), layer.parameters(), strict=True):
+        assert theirs.grad.abs().max() > 1e-3
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_without_a_compiler_the_plain_layers_answer(monkeypatch: pytest.MonkeyPatch) -> None:

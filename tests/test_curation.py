@@ -493,13 +493,13 @@ def test_select_says_what_it_cannot_choose_from(labels, capsys, caplog):
     images = labels / "images"
     (images / "broken.png").write_bytes((images / "sub/3.png").read_bytes()[:60])
     assert main(["select", str(images), "-n", "2", "--diverse"]) == 0
-    assert "1 image cannot be read, and is passed over" in caplog.text
+    assert "1 image cannot be read, and is skipped" in caplog.text
     other = labels / "other_od.json"
     other.write_text('{"filename": "elsewhere.png", "height": 9, "width": 9}')
     for arguments, said in (
         (["nothing"], "nothing: does not exist; expected an image folder"),
         ([str(other), "--images", "nothing"], "nothing: does not exist; expected a folder of images"),
-        ([str(images), "--beside", str(other)], "other_od.json: names no image of"),
+        ([str(images), "--beside", str(other)], "other_od.json: has no image of"),
     ):
         capsys.readouterr()
         assert main(["select", *arguments, "-n", "1", "--diverse"]) == 2

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.distillation.config import DistillConfig
+from flows.distillation.distill import DistillResult
 from flows.labelling import infer as inference
-from flows.self_training.config import GlyphScenes, ImageFolder, SelfTrainConfig
+from flows.self_training.config import GlyphScenes, ImageFolder, SelfTrainConfig, StudentStage
 from flows.self_training.labelled import KnownLabels, split_labels
 from flows.self_training.loop import self_train
 from flows.self_training.stages import Stages
@@ -17,6 +19,7 @@ from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record
 from grounding_model.data.sources import OdvgData
+from grounding_model.students.config import FromStudent
 from grounding_model.training.config import FromWeights, TrainConfig
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 
@@ -166,3 +169,20 @@ def test_other_settings_of_the_first_training_are_refused_before_it(config: Self
     with pytest.raises(InputError, match=r"x_od_v1.json: contains the labels of another run"):
         self_train(replace(config, train=train, labelled=replace(config.labelled, best_of=2)), stages=recorder.stages())
     assert recorder.trained == []
+
+
+def test_the_labels_of_a_person_teach_the_student_too(config: SelfTrainConfig, tmp_path: Path) -> None:
+    taught: list[DistillConfig] = []
+
+    def distilled(settings: DistillConfig) -> DistillResult:
+        taught.append(settings)
+        return DistillResult(tmp_path, None, ())
+
+    stage = StudentStage(FromStudent("glyph-student", image_size=96), steps=1, onnx=False)
+    config.train.work_dir.mkdir()
+    (config.train.work_dir / "report.html").write_text("")
+    self_train(replace(config, rounds=0, distill=stage), stages=Recorder().stages()._replace(distill=distilled))
+    (known,) = taught[0].train.datasets
+    assert taught[0].labels == tmp_path / "x_od_v1.json"
+    assert names(known) < set(LABELLED)
+    assert len(names(known)) == 3  # not those held back

@@ -178,14 +178,14 @@ def test_what_is_not_read_is_a_hint(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = tmp_path / "x.json"
     path.write_text(line({**GOOD, "area": 12.5}, coco_url="http://x", license=0) + "\n")
     assert main(["check", str(path)]) == 0
-    hint = "not read, since a record has no place for it:\n  1 area of instances\n  1 coco_url of lines\n"
+    hint = "not read, since records have no field for it:\n  1 area of instances\n  1 coco_url of lines\n"
     assert capsys.readouterr().out == f"{path}: no problems\n{hint}"
     path.write_text(line({**GOOD, "categry": "cat"}) + "\n" + line({**GOOD, "scores": 0.5}) + "\n")
     assert main(["check", str(path)]) == 1
     assert capsys.readouterr().out.splitlines() == [
         f"{path}:2: instance 0: unknown key 'scores'; did you mean 'score'?",
         f"{path}: 1 problem",
-        "not read, since a record has no place for it:",
+        "not read, since records have no field for it:",
         "  1 categry of instances",
     ]
     record = Record("a.jpg", 100, 120, (Instance((1, 2, 30, 40), 0, "cat"),))

@@ -190,9 +190,9 @@ def test_labelstudio_counts_tasks_and_boxes_that_it_cannot_use(tmp_path: Path) -
     path.write_text(json.dumps([*tasks, task("b.jpg"), task("c.jpg", "cat", "dog")]))
     records = {record.filename: record for record in read_labelstudio(path, omissions=omissions)}
     assert {name: len(record.instances) for name, record in records.items()} == {"a.jpg": 1, "b.jpg": 0, "c.jpg": 2}
-    assert omissions["tasks without the address of an image, left out"] == 3
+    assert omissions["tasks without the URL of an image, left out"] == 3
     assert omissions["boxes without a label, left out"] == 1
-    assert omissions["boxes with several labels, now a box of each"] == 1
+    assert omissions["boxes with several labels, now one box per label"] == 1
 
 
 def test_labelstudio_counts_images_that_the_folder_lacks(tmp_path: Path) -> None:
@@ -350,9 +350,9 @@ def test_labelstudio_reads_the_boxes_of_outlines_and_of_labels_apart(tmp_path: P
     boxes = [box.box for record in read_labelstudio(path, omissions=omissions) for box in record.instances or ()]
     assert boxes == [pytest.approx((10, 10, 40, 30))] * 3
     assert +omissions == {
-        "polygons, of which the box is read": 1,
-        "ellipses, of which the box is read": 1,
-        "tasks without an image size, left out; the image folder would say it": 1,
+        "polygons, only the bounding box is read": 1,
+        "ellipses, only the bounding box is read": 1,
+        "tasks without an image size, left out; --images would provide it": 1,
     }
 
 

@@ -19,7 +19,7 @@ from formats.coco import write_coco
 from formats.convert import convert
 from formats.io.errors import InputError
 from formats.io.notebook import html_table
-from formats.io.plurals import many, singular
+from formats.io.plurals import first_lines, first_of, many, singular
 from formats.omissions import Omissions, describe_omissions
 from formats.record import Instance, Record
 from grounding_model import load_detector
@@ -150,6 +150,14 @@ def test_nouns_are_counted(count: int, noun: str, text: str) -> None:
     assert many(count, noun) == text
 
 
+def test_a_list_in_a_message_ends_with_the_number_that_it_leaves_out() -> None:
+    assert first_of([], 2) == ""
+    assert first_of(iter("ab"), 2) == "a, b"
+    assert first_of("abcde", 2) == "a, b and 3 more"
+    assert first_lines("ab", 2) == ["  a", "  b"]
+    assert first_lines(iter("abcde"), 2) == ["  a", "  b", "  and 3 more"]
+
+
 def test_what_is_empty_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "x_od.json"
     empty.touch()
@@ -186,7 +194,7 @@ def test_a_plural_has_its_singular(noun):
 
 def test_what_is_left_out_once_is_said_in_the_singular():
     left_out = Omissions(
-        {"boxes with several labels, now a box of each": 1, "keypoints of annotations": 1, "scores": 2}
+        {"boxes with several labels, now one box per label": 1, "keypoints of annotations": 1, "scores": 2}
     )
     said = describe_omissions(left_out).splitlines()
-    assert said == ["  1 box with several labels, now a box of each", "  1 keypoints of annotations", "  2 scores"]
+    assert said == ["  1 box with several labels, now one box per label", "  1 keypoints of annotations", "  2 scores"]

@@ -125,7 +125,7 @@ def test_another_folder_hears_which_password_is_missing(server: tuple[str, str],
     environment |= {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", program, api]
     refused = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert f"the Prefect server at {api} asks for a password; set {PASSWORD_KEY}" in refused.stderr
+    assert f"the Prefect server at {api} requires a password; set {PASSWORD_KEY}" in refused.stderr
     (tmp_path / ".env").write_text(f"{PASSWORD_KEY}={secret}\n")
     assert subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout == "up\n"
 

@@ -1,4 +1,4 @@
-"""What is set aside: its line has the fields that readers expect, and it is named at the end of a run."""
+"""Quarantined images: each line has the fields that readers expect, and they are listed at the end of a run."""
 
 from __future__ import annotations
 

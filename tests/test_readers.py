@@ -24,7 +24,7 @@ _LOST = {
     "lvis": {"neg_category_ids of images": 1, "frequency of categories": 2, "synset of categories": 2},
     "voc": {"pose of objects": 1, "truncated of objects": 1},
     "yolo": {"polygons, only the bounding box is read": 1},
-    "labelstudio": {"annotations and predictions beside the one that is read": 1, "results of type choices": 1},
+    "labelstudio": {"annotations or predictions other than the one that is read": 1, "results of type choices": 1},
     "cvat": {
         "polygons, only the bounding box is read": 1,
         "tags of whole images": 1,

@@ -7,7 +7,14 @@ import pytest
 
 from flows.cli.command import main
 from flows.reviews.image_names import ImageNames
-from flows.reviews.review_import import ImportOptions, import_reviews
+from flows.reviews.review_import import (
+    MAX_LISTED,
+    ImportCounts,
+    Imported,
+    ImportOptions,
+    describe_import,
+    import_reviews,
+)
 from formats import (
     WRITERS,
     InputError,
@@ -204,6 +211,13 @@ def test_shapes_that_are_no_upright_boxes_are_refused(tmp_path, labels, entry):
     assert not reviewed_path(labels).exists()
     import_reviews(labels, export, "labelstudio", ImportOptions(skip=True))
     assert sorted(corrected(labels)) == ["c.jpg", "sub/b c.jpg"]
+
+
+def test_of_many_images_left_out_the_result_says_how_many_are_not_listed():
+    problems = [InputError(f"{index}.jpg", "no box", "draw one") for index in range(MAX_LISTED + 2)]
+    counts = ImportCounts(exported=len(problems), problems=problems)
+    text = describe_import(Imported(None, 0, 1, 0, counts), "x_od_v1.json")
+    assert "  and 2 more" in text.splitlines()
 
 
 # Which image it is

@@ -294,7 +294,7 @@ def test_a_backbone_that_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="timm has no network 'resnet19'"):
         start_student(replace(START, backbone="resnet19"), NAMES)
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="missing or misshapen for test_resnet"):
+    with pytest.raises(InputError, match="missing or of another shape than in test_resnet"):
         start_student(replace(START, backbone_weights=str(tmp_path / "other.pth")), NAMES)
     with pytest.raises(InputError, match="does not fit test_resnet; expected student rtdetrv2-lite0, or backbone tf"):
         start_student(replace(START, backbone_weights="efficientnet-lite0"), NAMES)

@@ -98,3 +98,35 @@ def test_our_networks_are_those_of_timm(config: TimmBackbone) -> None:
             assert (actual - wanted).abs().max() <= 1e-4 * wanted.abs().max()
         fold_batch_norms(ours)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in ours.modules())
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet10t"])
+def test_a_frozen_backbone_computes_the_same_maps_from_its_copy(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(TimmBackbone(name=name, out_indices=(3, 4))).eval()
+    for norm in (module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+    pixels = torch.randn(2, 3, 70, 90)
+    names, expected = list(backbone.state_dict()), backbone.requires_grad_(False)(pixels)
+    backbone.use_frozen_copy(bfloat16=False)
+    for computed, original in zip(backbone(pixels), expected, strict=True):
+        assert not computed.requires_grad
+        torch.testing.assert_close(computed, original, rtol=1e-4, atol=1e-4)
+    assert list(backbone.state_dict()) == names
+    backbone.use_frozen_copy(bfloat16=True)
+    rounded = backbone(pixels)
+    with torch.no_grad():
+        validated = backbone(pixels)
+    for each, original in zip(validated, expected, strict=True):
+        assert torch.equal(each, original), "without gradients the original answers"
+    if name == "tf_efficientnet_lite0":
+        for each, original in zip(rounded, expected, strict=True):
+            assert not torch.equal(each, original)
+            assert (each - original).norm() < 0.05 * original.norm()
+
+
+def test_a_backbone_that_is_trained_gets_no_frozen_copy() -> None:
+    backbone = build_backbone(TimmBackbone(name="resnet10t", out_indices=(3, 4)))
+    with pytest.raises(ValueError, match="expected frozen weights"):
+        backbone.use_frozen_copy(bfloat16=False)

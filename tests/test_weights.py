@@ -136,7 +136,7 @@ def assert_same(first: GroundingModel, second: GroundingModel) -> None:
         "dn_query_generator.label_embedding.weight",
     ],
 )
-def test_a_missing_or_misshapen_tensor_is_named(tmp_path: Path, name: str) -> None:
+def test_a_tensor_that_is_missing_or_of_another_shape_is_named(tmp_path: Path, name: str) -> None:
     others = {key: tensor for key, tensor in FILE.tensors.items() if key != name}
     with pytest.raises(InputError) as missing:
         load_checkpoint(saved(tmp_path / "missing.pth", others), BERT)
@@ -146,8 +146,8 @@ def test_a_missing_or_misshapen_tensor_is_named(tmp_path: Path, name: str) -> No
     longer = torch.cat([tensor, tensor[:1]]) if tensor.shape[0] > 1 else tensor.repeat(3)
     if name in {"query_embedding.weight", "dn_query_generator.label_embedding.weight"} or "word_embeddings" in name:
         return  # tables whose length is free
-    with pytest.raises(InputError, match=r"misshapen\.pth"):
-        load_checkpoint(saved(tmp_path / "misshapen.pth", others | {name: longer}), BERT)
+    with pytest.raises(InputError, match=r"other_shape\.pth"):
+        load_checkpoint(saved(tmp_path / "other_shape.pth", others | {name: longer}), BERT)
 
 
 @pytest.mark.parametrize("name", ["bbox_head.fc.weight", "backbone.norm7.weight", "encoder.layers.1.extra.bias", "x"])

@@ -123,7 +123,7 @@ class ReviewApp:
             "truth": views.other is not None and views.other.is_known_truth,
             "candidates": self.candidates is not None,
             "counts": self.counts is not None,
-            "similar": views.likeness is not None,
+            "similar": views.similarity is not None,
             "threshold": views.thresholds.default,
             "thresholds": dict(views.thresholds.of_name),
             "may_add_category": review.label_map_path is not None,

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from browse.review.likeness import like_first, neighbours_together
 from browse.review.page_json import phrase_of_words
 from browse.review.session import BoxRows, Review
+from browse.review.similarity import like_first, neighbours_together
 from browse.review.views import LineView, Views, fitting
 from formats.io.errors import InputError
 
@@ -44,7 +44,7 @@ def list_crops(views: Views, view: LineView, query: CropQuery) -> list[tuple[int
     Lines that a person has changed have the person's boxes.
     Raises InputError for an unknown sort, or one that is not available for these images.
     """
-    if query.sort not in SORTS or (query.sort == "similar" and views.likeness is None):
+    if query.sort not in SORTS or (query.sort == "similar" and views.similarity is None):
         raise InputError("crops", f"no sort {query.sort!r}", f"expected one of {', '.join(SORTS)}")
     review, index = views.review, views.review.index
     shown = ~index.broken
@@ -112,7 +112,7 @@ def _with_words(review: Review, crops: Sequence[tuple[int, int]], words: str) ->
 
 def _alike(views: Views, crops: list[tuple[int, int]], like: tuple[int, int] | None) -> list[tuple[int, int]]:
     """Sorts crops by similarity: similar ones together, or those similar to one of them first."""
-    assert views.likeness is not None
+    assert views.similarity is not None
     boxes: dict[int, list[dict[str, Any]]] = {}
     compared = list(dict.fromkeys([*([like] if like in crops else []), *crops]))[:MOST_ALIKE]
     for number, _ in compared:
@@ -121,7 +121,7 @@ def _alike(views: Views, crops: list[tuple[int, int]], like: tuple[int, int] | N
     compared = [each for each in compared if each[1] < len(boxes[each[0]])]
     if not compared:
         return crops
-    appearances = views.likeness.crops([(number, tuple(boxes[number][index]["box"])) for number, index in compared])
+    appearances = views.similarity.crops([(number, tuple(boxes[number][index]["box"])) for number, index in compared])
     order = like_first(appearances, 0) if like in crops else neighbours_together(appearances)
     rest = set(compared)
     return [compared[index] for index in order.tolist()] + [each for each in crops if each not in rest]

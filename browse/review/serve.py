@@ -19,8 +19,8 @@ from browse.review.app import ReviewApp
 from browse.review.arguments import DEFAULT_HOST, DEFAULT_PORT, add_data_paths, read_data_paths
 from browse.review.candidates import CandidateBoxes, find_plan
 from browse.review.guard import Guard, kept_token
-from browse.review.likeness import Likeness
 from browse.review.session import Review
+from browse.review.similarity import Similarity
 from browse.review.views import Views
 from formats.dataset_names import parse_annotation_name, suspects_path
 from formats.images import safe_join
@@ -118,7 +118,7 @@ def opened(options: argparse.Namespace) -> Iterator[ReviewServer]:
         candidates = None if plan is None else CandidateBoxes(plan)
         suspects = suspects_path(annotations)
         listed = suspects if suspects.is_file() else None
-        views = Views(review, options.order, other, likeness_of(review, images, candidates), listed)
+        views = Views(review, options.order, other, similarity_of(review, images, candidates), listed)
         for problem in review.index.problems:
             print(f"cannot be reviewed: {problem}", file=sys.stderr)
         with ReviewServer(views, images, options.host, options.port, candidates) as server:
@@ -143,9 +143,9 @@ def labels_before(annotations: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def likeness_of(review: Review, images: Path, candidates: CandidateBoxes | None) -> Likeness:
+def similarity_of(review: Review, images: Path, candidates: CandidateBoxes | None) -> Similarity:
     """The similarity of the images of a review, whose pictures are in a folder."""
-    return Likeness(review.index, lambda number: safe_join(images, review.lines.record(number).filename), candidates)
+    return Similarity(review.index, lambda number: safe_join(images, review.lines.record(number).filename), candidates)
 
 
 def _inside(root: Path, name: str) -> Path:

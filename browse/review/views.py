@@ -17,7 +17,6 @@ import numpy as np
 
 from browse.review.compare import CHANGES, OtherLabels, changed_lines, compared, named_boxes
 from browse.review.index import CHUNK, EDITED, STATES, UNTOUCHED
-from browse.review.likeness import Likeness
 from browse.review.order import (
     Listed,
     Thresholds,
@@ -29,6 +28,7 @@ from browse.review.order import (
 )
 from browse.review.page_json import box_words, boxes_to_page
 from browse.review.session import Review, journal_key
+from browse.review.similarity import Similarity
 from formats.io.errors import InputError
 
 VIEWS_IN_MEMORY = 8
@@ -97,7 +97,7 @@ class LineView:
 class Views:
     """The views of a review.
 
-    order: the value of `--order`. other: the labels to compare with. likeness: similarity of the images.
+    order: the value of `--order`. other: the labels to compare with. similarity: compares the images.
     suspects: a list of images that can be selected, unless `order` is one.
     listed: (file name, caption or "") -> reason to look at a line. first: the query that the page opens with.
     """
@@ -107,7 +107,7 @@ class Views:
         review: Review,
         order: str = "file",
         other: Path | None = None,
-        likeness: Likeness | None = None,
+        similarity: Similarity | None = None,
         suspects: Path | None = None,
     ) -> None:
         """Raises InputError for an order that is neither a known name nor a valid file."""
@@ -118,13 +118,13 @@ class Views:
         self._views: OrderedDict[str, LineView] = OrderedDict()
         self._ranked: tuple[np.ndarray, np.ndarray] | None = None
         self._orders: dict[str, np.ndarray] = {}  # that no change of a line changes
-        self.likeness = likeness
+        self.similarity = similarity
         self.lines_compared = 0  # with the other label file
         self._stopped = False
         self._changed: dict[str, np.ndarray] | None = None
         self._comparing = threading.Lock()
         self._lock = threading.RLock()
-        if order == "diverse" and likeness is None:
+        if order == "diverse" and similarity is None:
             raise InputError("--order", "'diverse' needs the images", "expected their folder")
         named = order in ("file", "uncertain", "diverse")
         self.first = Query(order=order if named else "listed")
@@ -142,7 +142,7 @@ class Views:
 
     def orders(self) -> list[str]:
         """The orders that are available."""
-        missing = {"listed": self._ranked is None, "diverse": self.likeness is None}
+        missing = {"listed": self._ranked is None, "diverse": self.similarity is None}
         return [each for each in ORDERS if not missing.get(each)]
 
     def open(self, query: Query) -> tuple[str, LineView]:
@@ -248,8 +248,8 @@ class Views:
 
     def _order(self, order: str, keep: np.ndarray) -> np.ndarray | None:
         """(N,) line numbers; None as they come. keep: (N,) bool, the lines that are shown."""
-        if order == "diverse" and self.likeness is not None:
-            return self.likeness.diverse_order(keep)
+        if order == "diverse" and self.similarity is not None:
+            return self.similarity.diverse_order(keep)
         if order in ("uncertain", "boxes"):
             return self._order_of_labels(order)
         return self._ranked[0] if order == "listed" and self._ranked is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flows.audit.defaults import CONFIDENCE
 from flows.audit.report import AuditReport, Estimate, Quality
-from formats.io.plurals import many
+from formats.io.plurals import first_of, many
 
 MAX_LISTED = 10  # categories without estimates, and confusions
 
@@ -23,9 +23,8 @@ def describe_audit(report: AuditReport) -> str:
             words = f"{_in_words(getattr(quality, kind), kind)}{_more(quality, kind, report.half_width)}"
             lines.append(f"  {name:{width}}  {kind:9}  {words}")
     if report.too_few:
-        more = f" and {len(report.too_few) - MAX_LISTED} more" if len(report.too_few) > MAX_LISTED else ""
-        listed = ", ".join(f"{name} ({count})" for name, count in list(report.too_few.items())[:MAX_LISTED])
-        lines.append(f"too few reviewed images for separate estimates: {listed}{more}")
+        listed = first_of((f"{name} ({count})" for name, count in report.too_few.items()), MAX_LISTED)
+        lines.append(f"too few reviewed images for separate estimates: {listed}")
     return "\n".join([*lines, *_confusion_lines(report), *_threshold_lines(report), *_more_lines(report)])
 
 
@@ -45,9 +44,8 @@ def _more(quality: Quality, kind: str, half_width: float) -> str:
 def _confusion_lines(report: AuditReport) -> list[str]:
     if not report.confusions:
         return []
-    pairs = [f"{each.label} for {each.object} ({each.boxes})" for each in report.confusions[:MAX_LISTED]]
-    more = f" and {len(report.confusions) - MAX_LISTED} more" if len(report.confusions) > MAX_LISTED else ""
-    return [f"wrong category in {many(report.reviews, 'reviewed image')}: {', '.join(pairs)}{more}"]
+    pairs = (f"{each.label} for {each.object} ({each.boxes})" for each in report.confusions)
+    return [f"wrong category in {many(report.reviews, 'reviewed image')}: {first_of(pairs, MAX_LISTED)}"]
 
 
 def _threshold_lines(report: AuditReport) -> list[str]:

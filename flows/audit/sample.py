@@ -43,8 +43,8 @@ class AuditSettings:
     """The settings of an audit. labels: file name. drawn: images in the sample. planned: images in the first sample,
     which determined the strata.
 
-    made_by: what the .meta.json says of how the labels were made; {} without one. empty_term, empty_apart: of the
-    design; 0 and False in audits that older versions began, whose strata must stay as they were drawn.
+    made_by: the entries of the .meta.json on how the labels were made; {} without one. empty_term, empty_apart: of the
+    design; 0 and False in audits that older versions began, whose strata must not change.
     """
 
     labels: str
@@ -111,10 +111,10 @@ def draw_audit(
 ) -> Audit:
     """Begins the audit of a label file, or continues it, extending the sample if more reviews are requested.
 
-    reviews: images in the sample; None: defaults.REVIEWS, or as many as are drawn. seed: None: 0, or that of the draw.
-    anew: forgets an earlier audit of these labels; what was reviewed stays reviewed.
-    Raises InputError for labels that hold nothing to audit, for ones that have been made anew since the draw, and for
-    another seed than that of the draw.
+    reviews: images in the sample; None: defaults.REVIEWS, or as many as drawn. seed: None: 0, or that of the sample.
+    anew: discards an earlier audit of these labels; existing reviews are kept.
+    Raises InputError for labels without anything to audit, for labels that were made again since the sample was drawn,
+    and for another seed than that of the sample.
     """
     if reviews is not None and reviews < MIN_REVIEWS:
         raise InputError("-n", f"{reviews} reviews", f"expected at least {MIN_REVIEWS}")

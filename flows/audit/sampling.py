@@ -16,10 +16,10 @@ from flows.audit.estimation import Strata
 
 MIN_OF_STRATUM = 2  # images: fewer have no variance
 MAX_STRATA = 4  # of images with labels; more gain little (Cochran 1977, 5A.8) and cost degrees of freedom
-IMAGES_OF_STRATUM = 15  # reviews for each stratum at least, when the number of strata is chosen
+IMAGES_OF_STRATUM = 15  # minimum reviews per stratum, by which the number of strata is chosen
 UNKNOWN_SCORE = 0.7  # of a box without a score
-# What is expected to be wrong with an image: with the image, with a box of a certain score, and how much more a box
-# of a rare category counts. benchmarks/audit_coverage.py --sizes compares others.
+# Terms of the expected number of errors of an image: for the image itself, and for each box even if its score is high;
+# and how much more a box of a rare category counts. benchmarks/audit_coverage.py --sizes compares other values.
 IMAGE_TERM, BOX_TERM = 0.5, 0.05
 RARITY_POWER, MAX_RARITY = 0.5, 4.0  # (mean number of boxes per category / that of this one) ** power; Bankier 1988
 # An image without labels has no doubtful box, but objects may be missing. It counts as much as this many average images
@@ -52,9 +52,11 @@ class Design(NamedTuple):
 
 
 def design(sizes: np.ndarray, keys: Sequence[str], reviews: int, seed: int, empty: np.ndarray | None = None) -> Design:
-    """sizes: (N,) > 0, what is expected to be wrong with each image. keys: what each is called. reviews: as many are
-    planned; it decides the number of strata, and the order goes on beyond them. empty: (N,) bool, images without
-    labels; they have a stratum of their own where a sample of this size would hold enough of them in any case.
+    """Draws the strata and the order of review.
+
+    sizes: (N,) > 0, expected number of errors of each image. keys: names of the images. reviews: planned number, which
+    determines the number of strata; the order includes all images. empty: (N,) bool, images without labels; they form a
+    separate stratum if a sample of this size would contain enough of them anyway.
     """
     count = max(1, min(MAX_STRATA, reviews // IMAGES_OF_STRATUM))
     apart = np.zeros(len(sizes), bool) if empty is None else empty

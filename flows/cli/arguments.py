@@ -38,9 +38,9 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_settings(
     parser: argparse.ArgumentParser, *parts: type, without: Sequence[str] = (), unset: bool = False
 ) -> None:
-    """An option for each setting of these classes (formats.io.settings), with its default and its help.
+    """Adds an option for each setting of these classes (formats.io.settings), with its default and its help.
 
-    unset: an option that is not given is None, so that somebody else's value may stand in for the default.
+    unset: options that are not given are None, so that the caller can replace the defaults.
     """
     for part in parts:
         types = get_type_hints(part)
@@ -100,12 +100,11 @@ def _scale(text: str) -> tuple[int, int]:
 
 
 def names(text: str, option: str = "--categories") -> list[str]:
-    """Names between commas or on lines, those of a file (a name a line, YOLO's YAML, a label map), or '$: coco'.
+    """Names separated by commas or lines, those in a file (one per line, YOLO's YAML, a label map), or '$: coco'.
 
-    Quotation marks around a name or the whole text, and brackets around a list, belong to no name: they come from
-    another program's list, or a shell left them. option: the one that gives the names. Raises InputError for an empty
-    name, a name with a quotation mark that nothing closes, a file that is not there, and what is written as a prompt
-    is: "cat. dog".
+    Quotation marks around a name or the whole text, and brackets around a list, are removed: they come from another
+    program's list, or a shell left them. option: the name of the option, for messages. Raises InputError for an empty
+    name, an unclosed quotation mark, a missing file, and names that are separated as in a prompt: "cat. dog".
     """
     if text.strip().startswith("$:"):
         from grounding_model.inputs.category_lists import read_category_list
@@ -119,13 +118,13 @@ def names(text: str, option: str = "--categories") -> list[str]:
     listed = [_unquoted(name.strip()) for name in re.split(r"[,\n]", _unquoted(_unbracketed(text.strip())))]
     if not all(listed):
         what = "is empty" if len(listed) == 1 else "has an empty name"
-        raise InputError(option, f"{text!r} {what}", "expected names between commas (cat,dog), or a file of names")
+        raise InputError(option, f"{text!r} {what}", "expected names separated by commas (cat,dog), or a file of names")
     if opened := next((name for name in listed if name[0] in _OPENING), None):
-        what = f"{opened!r} has a quotation mark that nothing closes"
-        raise InputError(option, what, "expected names without quotation marks, or a file with a name a line")
+        what = f"{opened!r} has an unclosed quotation mark"
+        raise InputError(option, what, "expected names without quotation marks, or a file with one name per line")
     if prompt := next((name for name in listed if _PROMPT.search(name)), None):
         separated = ",".join(part.strip() for part in re.split("[.;]", prompt) if part.strip())
-        remedy = f"expected commas ({separated}), or a file of names that is there"
+        remedy = f"expected commas ({separated}), or an existing file of names"
         raise InputError(option, f"{prompt!r} has a {'semicolon' if ';' in prompt else 'full stop'}", remedy)
     return listed
 
@@ -138,7 +137,7 @@ _OPENING = '"“„«'  # an apostrophe may begin a name
 
 
 def _unquoted(text: str) -> str:
-    """Without a pair of quotation marks around all of it; several quoted names stay as they are."""
+    """Removes a pair of quotation marks around the whole text; several quoted names are unchanged."""
     for opening, closing in map(tuple, _QUOTES):
         inner = text[1:-1]
         if len(text) > 1 and text[0] == opening and text[-1] == closing and not {opening, closing} & set(inner):
@@ -147,7 +146,7 @@ def _unquoted(text: str) -> str:
 
 
 def _unbracketed(text: str) -> str:
-    """["cat", "dog"], as TOML, JSON and Python write a list, without its brackets; not the name "[UNK]"."""
+    """Removes the brackets of a list in TOML, JSON or Python, such as ["cat", "dog"], but not of the name "[UNK]"."""
     inner = text[1:-1].strip()
     listed = text[:1] == "[" and text[-1:] == "]" and not {"[", "]"} & set(inner)
     is_list = not inner or "," in inner or inner[0] in {pair[0] for pair in _QUOTES}
@@ -160,7 +159,7 @@ def _names_a_file(text: str) -> bool:
         return False
     try:
         there = path.is_file()
-    except OSError:  # a list of names that is longer than any file's
+    except OSError:  # a list of names, longer than a file name can be
         return False
     in_a_folder = path.parent != Path() and path.parent.is_dir()  # "Monitor/TV" is a name, "data/classes" a file
     starts_as_path = text.startswith(("./", "../", "~/", "/"))
@@ -172,7 +171,7 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """As a text of TOML, whatever it looks like: a folder may be called 2024."""
+    """A TOML string, whatever the text looks like: a folder may be called 2024."""
     return json.dumps(text)  # TOML's basic strings have JSON's escapes
 
 

@@ -50,7 +50,7 @@ MODULES = (
     weights,
 )
 
-# The user named a path that cannot be used as such. Any other OSError, such as a full disk, is a run that failed.
+# Errors of a path that the user passed. Any other OSError, such as a full disk, is a failed run.
 WRONG_PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 DESCRIPTION = """\
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("groundhog: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output, such as `head`, has ended
+        sys.stderr.close()  # the program that reads our output, such as `head`, has ended
         return 1
     except (RuntimeError, OSError) as error:
         if isinstance(error, WRONG_PATHS) and error.filename is not None:
@@ -87,12 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 QUOTES = "'\""
-# overwrite=True, text_encoder='bert-base-uncased', images=FOLDER: how functions name their arguments in messages.
+# How messages of functions name arguments: overwrite=True, text_encoder='bert-base-uncased', images=FOLDER.
 _ARGUMENT = re.compile(r"""(?<![\w.])([a-z][a-z_]*)=(True\b|False\b|[A-Z][A-Z_]*\b|'[^']*'|"[^"]*")""")
 
 
 def in_options(error: InputError, options: argparse.Namespace) -> str:
-    """A message with Python's arguments as the options that the command has for them: overwrite=True, --overwrite."""
+    """A message with Python arguments replaced by the command's options: --overwrite for overwrite=True."""
     parser = getattr(options, "parser", None)
     if parser is None:
         return str(error)

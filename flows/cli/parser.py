@@ -1,4 +1,4 @@
-"""An argument parser whose commands may have commands of their own, and that knows what a misspelt one meant."""
+"""An argument parser with nested commands, which suggests the right name for a misspelt one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from formats.io.errors import did_you_mean
 class CommandParser(argparse.ArgumentParser):
     """A parser of one command.
 
-    subcommands: by name, those that are recognized as the first argument, while any other first argument belongs to
-    the command itself: `evaluate compare A B` beside `evaluate CONFIG`.
+    subcommands: recognized by name as the first argument; any other first argument belongs to the command itself, as in
+    `evaluate compare A B` and `evaluate CONFIG`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -46,10 +46,10 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class Subcommands:
-    """Takes subcommands for a command that also works without one; used like the result of add_subparsers."""
+    """Adds subcommands to a command that also works without one; used like the result of add_subparsers."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
-        assert isinstance(parser, CommandParser)  # add_subparsers makes parsers of its own parser's class
+        assert isinstance(parser, CommandParser)  # since add_subparsers uses the class of its parser
         self._parser = parser
 
     def add_parser(self, name: str, *, help: str, **kwargs: Any) -> CommandParser:
@@ -61,6 +61,6 @@ class Subcommands:
 
 
 def add_options_later(parser: argparse.ArgumentParser, add_options: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Declare the options of a command only when it is used, because their module takes long to import."""
+    """Declares the options of a command only when it is used, because importing their module is slow."""
     assert isinstance(parser, CommandParser)
     parser.add_options = add_options

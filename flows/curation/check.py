@@ -14,7 +14,7 @@ from formats import READERS
 from formats.convert import call, guess_format
 from formats.images import list_images
 from formats.io.errors import InputError
-from formats.io.plurals import many
+from formats.io.plurals import first_lines, many
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,4 @@ def _pair(report: ImageReport, pair: DuplicatePair) -> str:
 
 
 def _listing(title: str, lines: Sequence[str], max_lines: int) -> str:
-    shown = [f"  {line}" for line in lines[:max_lines]]
-    rest = [f"  and {len(lines) - max_lines} more"] if len(lines) > max_lines else []
-    return "\n".join([title, *shown, *rest])
+    return "\n".join([title, *first_lines(lines, max_lines)])

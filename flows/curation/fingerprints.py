@@ -22,9 +22,9 @@ from formats.io.progress import show_progress
 
 LONG_SIDE = 512  # pixels of the analysed image; finer detail is not needed, and reduced JPEGs decode faster
 KEYPOINT_SIDE = 384
-KEYPOINTS = 300  # 12 kB an image; a crop of 30 % keeps more than a third of them
+KEYPOINTS = 300  # 12 kB per image; a crop of 30 % keeps more than a third of them
 KEYPOINT_BORDER = 31  # pixels that ORB keeps from the sides of a picture
-THUMBNAIL_SIDE = 96  # 9 kB an image at most
+THUMBNAIL_SIDE = 96  # at most 9 kB per image
 HASH_SIDE, HASH_FREQUENCIES = 64, 16
 HASH_BITS = HASH_FREQUENCIES**2 - 1
 COLOUR_SIDE, GRADIENT_SIDE = 64, 128
@@ -145,7 +145,7 @@ def _shrunk(grey: np.ndarray, side: int) -> np.ndarray:
 def _key_points(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shrunk = _shrunk(grey, KEYPOINT_SIDE)
     none = np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8)
-    if min(shrunk.shape) <= 2 * KEYPOINT_BORDER:  # no place for one, and ORB fails on a strip of a few pixels
+    if min(shrunk.shape) <= 2 * KEYPOINT_BORDER:  # too small for key points; ORB fails on a strip of a few pixels
         return none
     points, descriptors = cv2.ORB.create(KEYPOINTS).detectAndCompute(shrunk, None)
     if descriptors is None:

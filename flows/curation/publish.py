@@ -68,10 +68,10 @@ def publish(
 
     splits: name of a split, such as "train" -> its labels, ODVG detection lines with a label map beside them.
     images: the folder that their file names are relative to. license: an SPDX name, for the card. citation: how to cite
-    the data set. link: hard-link the images instead of copying them, where the file system has them.
-    An image whose name differs from another's by its suffix alone is renamed, since both would share a YOLO label file.
-    Raises InputError for labels without a label map or of other categories than the first split's, for a split without
-    images, for captions, for an image that is missing, for one picture in two splits, and where `out` is there already.
+    the data set. link: hard-link the images instead of copying them, if the file system supports it.
+    If the names of two images differ only in the suffix, one is renamed, since both would share a YOLO label file.
+    Raises InputError for labels without a label map or with other categories than the first split's, for a split
+    without images, for captions, for a missing image, for an image in two splits, and if `out` exists.
     """
     if not splits:
         raise InputError("splits", "is empty", "expected at least one file of labels")

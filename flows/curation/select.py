@@ -35,17 +35,15 @@ def select_images(
     An image with several records, such as captions, is one image, and all of them are returned.
     source: image folder, whose records are unlabelled, or an ODVG file; `images` is its image folder then. like: an
     image file, or a filename of the source. beside: an ODVG file whose images of the source are selected already.
-    Images that cannot be read are passed over, and counted in a warning. Raises InputError where fewer than `count`
-    images can be chosen, and where `beside` names no image of the source.
+    Images that cannot be read are skipped, and counted in a warning. Raises InputError if fewer than `count` images can
+    be selected, and if `beside` has no image of the source.
     """
     records, folder = _records(Path(source), images)
     check_folder(folder)
     outcomes = fingerprint_images(folder, list(records), progress)
     seen = [outcome for outcome in outcomes if isinstance(outcome, Fingerprint)]
     if unread := len(records) - len(seen):
-        _log.warning(
-            "%s: %s cannot be read, and %s passed over", folder, many(unread, "image"), verb(unread, "is", "are")
-        )
+        _log.warning("%s: %s cannot be read, and %s skipped", folder, many(unread, "image"), verb(unread, "is", "are"))
     features = np.stack([image.appearance for image in seen]) if seen else np.zeros((0, 1), np.float32)
     names = [image.filename for image in seen]
     if like is not None and str(like) not in names:
@@ -72,7 +70,7 @@ def select_labelled(
     by_name = {each.filename: each.feature for shard in shards for each in shard}
     records = _by_name(record for record in read_odvg(manifest.source) if record.filename in by_name)
     if not records:
-        remedy = "name SOURCE in place of --work-dir to compare appearance, or label it again in another folder"
+        remedy = "pass SOURCE instead of --work-dir to compare by appearance, or label it again in another folder"
         what = "its candidates contain no image features, as those of small detectors and of older versions do not"
         raise InputError(work_dir, what, remedy)
     if len({len(by_name[name]) for name in records}) > 1:
@@ -108,7 +106,7 @@ def _selected(
         taken = {record.filename for record in read_odvg(beside)} if beside is not None else set()
         start = [index for index, name in enumerate(names) if name in taken]
         if beside is not None and not start:
-            raise InputError(beside, f"names no image of {source}", "expected images of it that are selected already")
+            raise InputError(beside, f"has no image of {source}", "expected images of it that are selected already")
         _check_count(count, len(names) - len(start), source)
         chosen = select_diverse(features, count, start)
     return _in_order(records, [names[index] for index in chosen])
@@ -125,7 +123,7 @@ def _records(source: Path, images: str | Path | None) -> tuple[dict[str, list[Re
 
 
 def _warn(problem: InputError) -> None:
-    _log.warning("passed over: %s: %s", problem.location, problem.what)
+    _log.warning("skipped: %s: %s", problem.location, problem.what)
 
 
 def _by_name(records: Iterable[Record]) -> dict[str, list[Record]]:

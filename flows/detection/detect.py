@@ -1,4 +1,4 @@
-"""`groundhog detect`: pictures in, boxes drawn on them and written as JSON."""
+"""`groundhog detect`: detects objects in images, draws the boxes, and writes them as JSON."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from grounding_model.inputs.prompt import Prompt
 from grounding_model.students.detector import ClosedSetDetector
 
 JPEG_QUALITY = 92  # the names on a picture are small
-DRAWN_PIXELS = 1 << 26  # of a drawing; drawing on a larger one would take gigabytes
-# What the reference's command calls its palettes; here every label has a colour of its own, whatever its data set.
+DRAWN_PIXELS = 1 << 26  # maximum of a drawing; larger ones would take gigabytes of memory
+# The palettes of the reference's command; here each of them means one colour per label, whatever the data set.
 PALETTES_OF_REFERENCE = ("none", "coco", "voc", "citys")
 
 
 class DetectResult(NamedTuple):
-    """images: that were labelled. boxes: found in them. failures: image -> why not."""
+    """images: number of labelled ones. boxes: number in them. failures: image -> reason."""
 
     images: int
     boxes: int
@@ -55,9 +55,9 @@ class ListedImage(NamedTuple):
 def detect(sources: Sequence[str], prompt: Prompt | None, options: DetectOptions) -> DetectResult:
     """Labels the images of `sources` (files, folders, patterns); writes out_dir/vis/NAME and out_dir/preds/STEM.json.
 
-    prompt: None asks a small detector with fixed classes for all of them; InputError for weights that need a prompt.
-    Images of a folder keep their folders below out_dir. A bad image is a failure, and the others are still labelled.
-    URLs are an error unless options.fetch is set.
+    prompt: None for all classes of a small detector with fixed classes; InputError for weights that need a prompt.
+    Images of a folder keep their subfolders below out_dir. An unusable image is listed in failures; the others are
+    labelled. URLs are an error unless options.fetch is set.
     """
     palette = _known_palette(options.palette)
     with TemporaryDirectory(prefix="groundhog-") as downloads:
@@ -100,7 +100,7 @@ def _detect(images: Sequence[ListedImage], prompt: Prompt | None, options: Detec
 
 
 def _refuse_to_draw_over(images: Sequence[ListedImage], out_dir: Path) -> None:
-    """Raises InputError where a drawing would replace one of the images."""
+    """Raises InputError if a drawing would replace one of the images."""
     sources = {os.path.realpath(image.path) for image in images}
     for image in images:
         target = out_dir / "vis" / image.picture
@@ -112,15 +112,15 @@ def _refuse_to_draw_over(images: Sequence[ListedImage], out_dir: Path) -> None:
 def _all_classes(detector: object, weights: str) -> Prompt:
     if isinstance(detector, ClosedSetDetector):
         return Prompt.categories(detector.names)
-    raise InputError(weights, "has no classes of its own", "expected a prompt")
+    raise InputError(weights, "has no fixed classes", "expected a prompt")
 
 
 def find_images(sources: Sequence[str]) -> list[ListedImage]:
-    """Files, folders and patterns -> every image once, with the names that its outputs get.
+    """Files, folders and patterns -> every image once, with the names of its outputs.
 
-    A name is the image's own, below its folder where a folder was given. Where two images would have the same,
-    all names start at the folder that contains all images; where two differ by suffix alone, their predictions keep it.
-    Raises InputError for what does not exist.
+    The name is that of the image, relative to the folder if one was given. If two images would have the same name, all
+    names are relative to the folder that contains all images. If two differ only in the suffix, their predictions keep
+    it. Raises InputError for a source that does not exist.
     """
     named: dict[Path, str] = {}
     for path, name in _listed(sources):
@@ -140,7 +140,7 @@ def find_images(sources: Sequence[str]) -> list[ListedImage]:
 def as_prediction(record: Record) -> dict[str, list[Any]]:
     """{"labels", "label_names", "scores", "bboxes"} of a record, best first.
 
-    A ScoredRecord also gives "all_scores", a list for each box, with null for labels that were not in its prompt.
+    For a ScoredRecord also "all_scores", a list for each box, with null for labels that were not in its prompt.
     """
     found = [(instance.score, instance.label, instance.category, instance.box) for instance in record.instances or ()]
     for label, region in enumerate(record.regions or ()):
@@ -162,7 +162,7 @@ def as_prediction(record: Record) -> dict[str, list[Any]]:
 
 
 def _downloaded(sources: Sequence[str], folder: Path, allowed: bool) -> Iterator[str]:
-    """The sources with a local file in place of every URL."""
+    """The sources, with every URL replaced by a local file."""
     for index, source in enumerate(sources):
         if not is_url(source):
             yield source
@@ -190,7 +190,7 @@ def _listed(sources: Sequence[str]) -> Iterator[tuple[Path, str]]:
 
 
 def _known_palette(palette: str) -> str:
-    """A palette as browse has them. Raises InputError now for one that could not be drawn with."""
+    """The palette in browse's terms. Raises InputError, before anything is drawn, for an unknown one."""
     if palette in PALETTES_OF_REFERENCE:
         return "category"
     if palette not in ("category", "random"):
@@ -205,14 +205,14 @@ def _known_palette(palette: str) -> str:
 
 
 def _drawable(name: str) -> str:
-    """The name of the picture that is drawn: the image's own where a picture can be written under it."""
+    """The name of the drawing: that of the image, with .png appended if its suffix is none of an image format."""
     return name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f"{name}.png"
 
 
 def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
-    """Draws a picture of more than DRAWN_PIXELS on a reduced copy.
+    """Draws the boxes; an image of more than DRAWN_PIXELS is reduced first.
 
-    Raises InputError for a picture that its format cannot hold, such as WebP of more than 16,383 pixels a side.
+    Raises InputError for a picture that its format cannot store, such as WebP of more than 16,383 pixels a side.
     """
     area = record.width * record.height
     if area > DRAWN_PIXELS:
@@ -221,7 +221,7 @@ def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
         pixels = read_image(path)
     picture = Image.fromarray(np.ascontiguousarray(draw_record(pixels, record, palette)))
     kind = Image.registered_extensions()[target.suffix.lower()]
-    encoded = io.BytesIO()  # first, so that a full disk is not taken for a fault of this picture
+    encoded = io.BytesIO()  # encoded first, so that a full disk is not reported as a fault of this picture
     try:
         picture.save(encoded, format=kind, quality=JPEG_QUALITY)
     except (OSError, ValueError) as error:

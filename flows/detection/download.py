@@ -1,4 +1,4 @@
-"""Images downloaded from URLs, one file of bounded size each."""
+"""Downloads images from URLs, up to a maximum size."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def is_url(source: str) -> bool:
 
 
 def fetch(url: str, folder: Path, max_bytes: int = MAX_BYTES) -> Path:
-    """Downloads one file into `folder`, under the last part of the address as its name.
+    """Downloads one file into `folder`, named by the last part of the URL.
 
-    Raises InputError when the scheme is none of SCHEMES, the server does not answer or says no, or the file is larger
-    than `max_bytes` bytes. Nothing is left in the folder then.
+    Raises InputError if the scheme is none of SCHEMES, the server does not respond or refuses, or the file is larger
+    than `max_bytes` bytes. Then nothing is left in the folder.
     """
     try:
         address = urlsplit(url)
     except ValueError as error:
-        raise InputError(url, f"is not an address ({error})", "expected http://host/photo.jpg") from error
+        raise InputError(url, f"is not a URL ({error})", "expected http://host/photo.jpg") from error
     if address.scheme.lower() not in SCHEMES:
-        raise InputError(url, f"{address.scheme}:// cannot be fetched", f"expected {', '.join(SCHEMES)}")
+        raise InputError(url, f"{address.scheme}:// is not supported", f"expected {', '.join(SCHEMES)}")
     target = folder / _file_name(address.path)
     request = Request(url, headers={"User-Agent": "groundhog"})
     try:
-        with urlopen(request, timeout=TIMEOUT) as answer, write_whole(target, "wb") as file:
+        with urlopen(request, timeout=TIMEOUT) as response, write_whole(target, "wb") as file:
             received = 0
-            while block := answer.read(BLOCK):
+            while block := response.read(BLOCK):
                 received += len(block)
                 if received > max_bytes:
                     raise InputError(url, f"is larger than {max_bytes} bytes", "download it yourself if it is an image")
@@ -47,11 +47,11 @@ def fetch(url: str, folder: Path, max_bytes: int = MAX_BYTES) -> Path:
     except InputError:
         raise
     except (OSError, HTTPException, ValueError) as error:
-        raise InputError(url, f"cannot be fetched ({error})", "expected the URL of an image") from error
+        raise InputError(url, f"cannot be downloaded ({error})", "expected the URL of an image") from error
     return target
 
 
 def _file_name(path: str) -> str:
-    """The last part of an address' path, without what file systems forbid."""
+    """The last part of a URL's path, without characters that file systems forbid."""
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", PurePosixPath(unquote(path)).name).strip(". ")
     return name or "image"

@@ -1,4 +1,4 @@
-"""The options of `groundhog detect`, apart from it so that help comes without the model."""
+"""The options of `groundhog detect`, in a separate module so that its help does not import the model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from grounding_model.inputs.defaults import SCORE_THRESHOLD
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """As the command line has them; see `groundhog detect --help`."""
+    """The options of the command line; see `groundhog detect --help`."""
 
-    settings: LabellingSettings = LABELLING  # its score floor is not used: score_threshold is
+    settings: LabellingSettings = LABELLING  # score_threshold is used instead of their score floor
     score_threshold: float = SCORE_THRESHOLD
-    batch_size: int = 1  # the first picture is there soonest
+    batch_size: int = 1  # so that the first picture is ready soon
     device: str = "auto"
     palette: str = "category"
     out_dir: Path = Path("outputs")

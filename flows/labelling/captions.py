@@ -83,7 +83,7 @@ def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, st
 
 
 def _texts_of(folder: Path, stems: Sequence[str]) -> dict[str, Path]:
-    """Stem -> its .txt file, in either case; in a store, which is asked for each, those of the images alone."""
+    """Stem -> its .txt file, with a suffix in any case; in an object store, only for the stems of the images."""
     if is_address(folder):
         found = ((stem, folder / f"{stem}.txt") for stem in dict.fromkeys(stems))
         return {stem: path for stem, path in found if path.is_file()}

@@ -33,7 +33,7 @@ from formats.io.plurals import many
 from formats.io.storage import absolute, as_path
 from formats.label_map import warn_of_names
 from formats.odvg import record_to_line
-from formats.overwrite import holds_labels
+from formats.overwrite import contains_labels
 from formats.quarantine import requarantined_line
 from formats.record import Instance, Record, Region
 from formats.reviewed import Key, corrections_for, reviewed_line
@@ -226,7 +226,7 @@ def refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, 
     if not out.is_file():
         return
     if not meta.is_file():
-        if not provenance and holds_labels(out):  # a loop may have been killed before it wrote the second file
+        if not provenance and contains_labels(out):  # a loop may have been killed before it wrote the second file
             raise InputError(out, "contains labels, but no .meta.json beside it shows that this plan made them", remedy)
         return
     made_by = load_json(meta, remedy)

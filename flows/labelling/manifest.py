@@ -126,7 +126,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def _check_texts(entries: Mapping[str, Any]) -> None:
-    """Raises TypeError where something else stands in place of a text: it would be taken for a path."""
+    """Raises TypeError if an entry that must be text is something else, which would be used as a path."""
     for name in ("source", "source_sha256", "image_root", "weights", "weights_sha256", "software"):
         if not isinstance(entries[name], str):
             raise TypeError(f"{name} is {describe_value(entries[name])}")

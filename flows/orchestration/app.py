@@ -1,7 +1,8 @@
-"""The Prefect server that `groundhog up` starts: Prefect's own application behind a check of the Host header.
+"""The Prefect server that `groundhog up` starts: Prefect's application with a check of the Host header.
 
-A page that the user's browser has open can send requests to 127.0.0.1, and a name of an attacker's can be pointed at it
-(DNS rebinding). The Host check refuses the second; allowed origins and the password, which server.py sets, the first.
+Any page that is open in the user's browser can send requests to 127.0.0.1, and an attacker's host name can be made to
+resolve to it (DNS rebinding). The allowed origins and the password, which server.py sets, refuse the former; the check
+of the Host header refuses the latter.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 def create_app() -> FastAPI:
-    """Prefect's application for PREFECT_API_URL; any other Host gets 400."""
+    """Prefect's application for PREFECT_API_URL; requests for other hosts get status 400."""
     app = create_prefect_app()
     hostname = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname
     hosts = {*LOCAL_NAMES, hostname} if hostname else set(LOCAL_NAMES)

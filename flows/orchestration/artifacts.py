@@ -1,6 +1,6 @@
-"""What the Prefect UI shows of a loop: a log line an event, a table and a plot of its rounds, progress, asset lineage.
+"""Shows a loop in Prefect's UI: a log line per event, a table and a plot of the rounds, progress, and asset lineage.
 
-Files stay the truth; nothing here is read by a stage.
+All state is in files; no stage reads anything from here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from flows.self_training.report import plot_rounds
 from flows.self_training.state import LoopState, RoundResult
 from formats.io.plots import png_of
 
-ARTIFACT_DPI = 80  # pixels an inch: Prefect's server keeps the plot as text
+ARTIFACT_DPI = 80  # pixels per inch; low, since Prefect's server stores the plot as text
 
 
 class PrefectReporter:
-    """Listens to the events of one loop, inside a flow."""
+    """Reports the events of a loop to Prefect; must be used inside a flow."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -75,18 +75,18 @@ class PrefectReporter:
 
 
 def artifact_key(*words: str) -> str:
-    """A key as Prefect accepts it: lower-case letters, digits and dashes."""
+    """A key that Prefect accepts: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
 
 
 def asset_key(location: str | Path) -> str:
-    """file:///… of a file here; addresses as they are."""
+    """file:///… for a local file; URLs are returned unchanged."""
     text = str(location)
     return text if "://" in text else f"file://{Path(text).resolve()}"
 
 
 def report_asset(title: str, location: str | Path, made_of: list[str], metadata: dict[str, Any]) -> None:
-    """A task run that says: this file was made, of those. Prefect keeps it as an event; its cloud draws the graph."""
+    """Records by a task run which files this one was made from: an event in Prefect, a graph in Prefect Cloud."""
     asset = Asset(key=asset_key(location))
 
     @materialize(asset, asset_deps=cast(Any, made_of), name=title, task_run_name=title, cache_policy=NO_CACHE)
@@ -98,7 +98,7 @@ def report_asset(title: str, location: str | Path, made_of: list[str], metadata:
 
 
 def rounds_as_markdown(loop: LoopState) -> str:
-    """The table of rounds, what the gate said, what to use, and the plot."""
+    """The table of rounds, the gate's reasons, the best labels and weights, and the plot."""
     head = ("labels", "boxes", "held-out score of the model that made them", "changed images", "gate")
     lines = [f"## {loop.name}", "", _row(head), _row(["---"] * len(head)), *map(_cells, loop.rounds), ""]
     lines += [f"- v{each.round}: {reason}" for each in loop.rounds for reason in each.verdict.reasons]

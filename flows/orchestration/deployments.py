@@ -1,4 +1,4 @@
-"""The flows, and what `groundhog up` serves."""
+"""The flows, and the deployments that `groundhog up` serves."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ from formats.io.toml_config import read_config
 from grounding_model.data.sources import GlyphData, OdvgData
 from grounding_model.training.config import TrainConfig
 
-log_filters.install()  # flow runs are processes that import this module
+log_filters.install()  # every flow run is a process that imports this module
 
 
 DISTILL_PREFIX = "distill_"  # of a configuration's file name
 
 
 class Parameters(BaseModel):
-    """What every set of parameters here is: a misspelt name is refused."""
+    """Base of the parameters of flows; refuses misspelt names."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class SelfTrainParameters(Parameters):
-    """config: a TOML file, relative to where `groundhog up` runs. overrides: like "rounds=2"."""
+    """config: a TOML file, relative to where `groundhog up` runs. overrides: such as "rounds=2"."""
 
     config: str
     overrides: list[str] = []
 
     @property
     def title(self) -> str:
-        """As its deployment is called: glyphs, of configs/self_train_glyphs.toml."""
+        """The name of its deployment: glyphs for configs/self_train_glyphs.toml."""
         return Path(self.config).stem.removeprefix(PREFIX)
 
 
 class BootstrapParameters(Parameters):
-    """categories or captions: one of them. phrases: a JSON file, caption -> phrases to detect."""
+    """Either categories or captions. phrases: a JSON file, caption -> phrases to detect."""
 
     images: str
     out: str | None = None
@@ -72,7 +72,7 @@ class BootstrapParameters(Parameters):
 
 @dataclass(config=Parameters.model_config, frozen=True, kw_only=True)
 class PlanParameters(LabellingSettings):
-    """As flows.plan has them."""
+    """The parameters of flows.plan."""
 
     source: str
     image_root: str
@@ -84,14 +84,14 @@ class PlanParameters(LabellingSettings):
 
 @dataclass(config=Parameters.model_config, frozen=True, kw_only=True)
 class InferParameters(Workers):
-    """work_dir: of plan."""
+    """work_dir: that of the plan."""
 
     work_dir: str
     batch_size: int = Execution.batch_size
 
 
 class FilterParameters(Parameters):
-    """work_dir: of infer; views: others of the same images. policy: as flows.Policy has it."""
+    """work_dir: that of infer. views: work_dirs of further views of the images. policy: settings of flows.Policy."""
 
     work_dir: str
     out: str | None = None
@@ -119,12 +119,12 @@ class ConfigParameters(Parameters):
 
     @property
     def title(self) -> str:
-        """coco, of configs/evaluate_coco.toml."""
+        """coco for configs/evaluate_coco.toml."""
         return Path(self.config).stem.removeprefix("evaluate_").removeprefix(DISTILL_PREFIX)
 
 
 def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
-    """A flow of one set of parameters that ends with `groundhog up`. titled: of the parameters, for the run's name."""
+    """Makes a flow that ends with `groundhog up`. titled: the parameter after which its runs are named."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
@@ -132,7 +132,7 @@ def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
             try:
                 return function(parameters)
             except InputError as error:
-                # `prefect deployment run --watch` shows a state's name and nothing else of it.
+                # `prefect deployment run --watch` shows only the name of a state.
                 return Failed(name=f"Failed: {error}", message=str(error), data=error)
 
         return flow(name=name, flow_run_name=f"{name} {{parameters.{titled}}}", on_running=ENDS_WITH_UP)(run)
@@ -142,22 +142,22 @@ def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
 
 @_flow("self-train", titled="title")
 def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
-    """Label, train, label again: the rounds of a configuration. Gives the best labels and weights.
+    """Runs the rounds of a configuration: label, train, label again. Returns the best labels and weights.
 
-    The state of the run is called Completed, Stopped (by the gate) or Waiting (for a person), with the reason.
+    The state of the run is Completed, Stopped (by the gate) or Waiting (for a person), with the reason.
     """
     config = read_self_train(parameters.config, tuple(parameters.overrides))
     result = run_rounds(config, PrefectReporter(config.name), tasks.STAGES, wait_in_flow)
     outcome = {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
     if result.state == "finished":
         return outcome
-    # Prefect shows the name of a state in its lists; "Completed" would hide that a gate or a person is to decide.
+    # Prefect lists runs with the name of their state; "Completed" would hide that a person has to decide.
     return Completed(name=result.state.capitalize(), message=result.reason, data=outcome)
 
 
 @_flow("bootstrap", titled="images")
 def bootstrap(parameters: BootstrapParameters) -> str:
-    """Lists images with categories or captions in an ODVG file; returns its path."""
+    """Writes an ODVG file of images with categories or captions; returns its path."""
     if parameters.captions is not None:
         made = tasks.bootstrap_vg(
             parameters.images, parameters.captions, parameters.out, parameters.phrases, overwrite=parameters.overwrite
@@ -194,7 +194,7 @@ def infer(parameters: InferParameters) -> str:
 
 @_flow("filter", titled="work_dir")
 def filter_candidates(parameters: FilterParameters) -> str:
-    """Candidates become labels."""
+    """Turns candidates into labels; returns the label file."""
     return str(
         tasks.filter_candidates(
             parameters.work_dir,
@@ -250,7 +250,7 @@ def distill(parameters: ConfigParameters) -> str:
 
 
 def deployments() -> list[RunnerDeployment]:
-    """Everything that is served: self-train/NAME and distill/NAME for their configurations, and each stage alone."""
+    """All deployments: self-train/NAME and distill/NAME for their configurations, and each single stage."""
     made = [
         self_train.to_deployment(
             name,
@@ -269,38 +269,38 @@ def deployments() -> list[RunnerDeployment]:
     ]
     stages = (bootstrap, plan, infer, filter_candidates, merge, train, evaluate)
     made += [stage.to_deployment("stage", entrypoint_type=EntrypointType.MODULE_PATH) for stage in stages]
-    return cast(list[RunnerDeployment], made)  # outside an event loop they are no coroutines
+    return cast(list[RunnerDeployment], made)  # outside of an event loop they are not coroutines
 
 
 def configs() -> dict[str, Path]:
-    """Name of a deployment of self-train -> its configuration: every configs/self_train_NAME.toml of this folder."""
+    """Name of a self-train deployment -> its configuration, for every configs/self_train_NAME.toml of this folder."""
     return {path.stem.removeprefix(PREFIX): path for path in sorted(CONFIG_DIR.glob(f"{PREFIX}*.toml"))}
 
 
 def up(limit: int = 1) -> int:
-    """Serves all deployments until it is interrupted; with a server of its own where none answers.
+    """Serves all deployments until it is interrupted; starts a Prefect server if none is running.
 
     Raises InputError in a folder without configurations.
     """
     if not configs():
         remedy = "run `groundhog up` in a clone's folder, or `groundhog init` here first"
-        raise InputError(CONFIG_DIR.resolve(), f"no {PREFIX}*.toml there", remedy)
+        raise InputError(CONFIG_DIR.resolve(), f"contains no {PREFIX}*.toml", remedy)
     with prefect_server() as api:
         served = deployments()
         print(f"Prefect: {api.removesuffix('/api')}")
         if secret := os.environ.get(PASSWORD_KEY):
-            print(f"Its page asks for the password of this folder's {PASSWORD_FILE}: {secret}")
+            print(f"Password for its page (stored in {PASSWORD_FILE} in this folder): {secret}")
         print("In another terminal, from this folder:")
         for deployment in served[: len(configs())]:
             print(f"  prefect deployment run {deployment.flow_name}/{deployment.name} --watch")
         sys.stdout.flush()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ[UP_PROCESS] = str(os.getpid())
-        # Prefect's own handler of SIGTERM stops its runner by a coroutine that nobody awaits any more.
+        # Prefect's handler of SIGTERM stops its runner by a coroutine that is no longer awaited.
         warnings.filterwarnings("ignore", r"coroutine 'Runner\.astop' was never awaited", RuntimeWarning)
         ids = [served_deployment.apply() for served_deployment in served]
         for name in crash_orphans(ids):
-            print(f"{name}: its process is gone; marked as Crashed. Run it again, and it resumes where it was")
+            print(f"{name}: its process no longer exists; marked as Crashed. Run it again to resume")
         sys.stdout.flush()
         serve(*served, limit=limit, pause_on_shutdown=False)
     return 0

@@ -1,7 +1,7 @@
-"""A flow run lives as long as the `groundhog up` that started it: it ends with it, and is not left as Running.
+"""Ends flow runs together with the `groundhog up` that started them, and marks those that were killed as Crashed.
 
-A run notes its process on the server (`infrastructure_pid`, as "host:pid:start"); the next `up` asks whether that
-process is still there, and marks the runs whose process is gone as Crashed.
+A run records its process on the server (`infrastructure_pid`, as "host:pid:start"). The next `up` checks whether that
+process still exists, and otherwise marks the run as Crashed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from prefect.states import Crashed
 
 UP_PROCESS = "GROUNDHOG_UP"  # environment variable: the process of `groundhog up`, for the runs that it starts
 UNFINISHED = ("RUNNING", "PENDING", "PAUSED", "CANCELLING")
-PAGE = 200  # flow runs a request: Prefect's own limit
-CRASH_MESSAGE = "its process ended without a word, as after kill -9; run it again, and it resumes where it was"
+PAGE = 200  # flow runs per request: Prefect's limit
+CRASH_MESSAGE = "its process was killed or ended without an error message; run it again to resume"
 
 
 def follow_up(flow: Any, run: Any, state: Any) -> None:
-    """Hook of a running flow: notes its process on the server, and ends it when the `up` that started it ends."""
-    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:  # a run does not fail for a note
+    """Hook of a running flow: records its process on the server, and ends it when the `up` that started it ends."""
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:  # not worth failing the run for
         client.update_flow_run(run.id, infrastructure_pid=process_name())
     if os.environ.get(UP_PROCESS) == str(os.getppid()):
         threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
@@ -39,20 +39,20 @@ ENDS_WITH_UP: list[Any] = [follow_up]  # hooks of a flow
 
 
 def _end_after(parent: int) -> None:
-    # Not PR_SET_PDEATHSIG: Linux sends that when the thread ends that started us.
+    # Not PR_SET_PDEATHSIG: Linux sends that signal when the thread that started this process ends.
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def process_name(pid: int | None = None) -> str:
-    """host:pid:start of a process of this machine. Its start tells it from a later one with the same number."""
+    """host:pid:start of a process on this machine; the start time distinguishes it from a later one with its number."""
     pid = os.getpid() if pid is None else pid
     return f"{platform.node()}:{pid}:{psutil.Process(pid).create_time():.0f}"
 
 
 def is_alive(name: str) -> bool:
-    """False where the process of that name has ended; True where that cannot be known (another machine's)."""
+    """False if this process has ended; True if it runs, or is on another machine, where this cannot be checked."""
     host, _, rest = name.partition(":")
     if host != platform.node():
         return True
@@ -76,7 +76,7 @@ def crash_orphans(deployment_ids: Collection[Any]) -> list[str]:
         while runs := client.read_flow_runs(flow_run_filter=unfinished, limit=PAGE, offset=offset):
             for run in runs:
                 if not run.infrastructure_pid or is_alive(run.infrastructure_pid):
-                    offset += 1  # it stays among the unfinished, which the next page is counted from
+                    offset += 1  # it stays unfinished, so the next page begins after it
                     continue
                 client.set_flow_run_state(run.id, Crashed(message=CRASH_MESSAGE), force=True)
                 crashed.append(run.name)

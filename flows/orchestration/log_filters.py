@@ -1,4 +1,4 @@
-"""What Prefect logs about a run, without what helps nobody: tracebacks of bad input, and one line said every poll."""
+"""Removes two kinds of noise from Prefect's logs: tracebacks of bad input, and a line repeated at every poll."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from formats.io.errors import InputError
 
 
 class WithoutTraceback(logging.Filter):
-    """An InputError says in its one line what is wrong and where; its traceback shows our code alone."""
+    """Drops the traceback of an InputError, whose message says what is wrong and where."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], InputError):
@@ -17,7 +17,7 @@ class WithoutTraceback(logging.Filter):
 
 
 class SkippedRunsOnce(logging.Filter):
-    """The runner says at each poll, every few seconds, how many runs wait for their turn; here when that changes."""
+    """Shows how many runs are queued only when the number changes; the runner logs it at every poll."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A flow that waits for a person: Prefect shows it as paused; `groundhog rounds approve`, or Resume there, ends it."""
+"""Pauses a flow run until a person approves a round, by `groundhog rounds approve` or by Resume in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLL_SECONDS = 5
 
 
 def wait_in_flow(work_dir: Path, number: int) -> bool:
-    """Pauses the flow run until a person approves; Resume in the UI says yes to the labels as they are."""
+    """Pauses the flow run until a person approves the round. Resume in the UI approves the labels unchanged."""
     folder = round_folder(work_dir, number)
     write_json(folder / WAITING_NAME, {"flow_run": str(flow_run.get_id())})
     pause_flow_run(timeout=PATIENCE, poll_interval=POLL_SECONDS, key=f"review-v{number}")
@@ -30,13 +30,13 @@ def wait_in_flow(work_dir: Path, number: int) -> bool:
 
 
 def resume_waiting(work_dir: str | Path, number: int) -> str:
-    """Resumes the flow run that waits for this round; says what happened, "" where none waits."""
+    """Resumes the flow run that waits for this round. Returns a message, "" if no run waits."""
     path = round_folder(Path(work_dir), number) / WAITING_NAME
     if not path.is_file():
         return ""
     run = load_json(path, "remove it")["flow_run"]
     if not is_healthy(api_url()):
-        return f"flow run {run} waits, but no Prefect server answers at {api_url()}"
+        return f"flow run {run} waits, but no Prefect server is running at {api_url()}"
     try:
         resume_flow_run(run)
     except (NotPausedError, FlowPauseTimeout) as error:

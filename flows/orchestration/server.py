@@ -1,4 +1,4 @@
-"""A Prefect server to talk to: the healthy one that is there, or one of ours that dies with us."""
+"""Provides a Prefect server: the one that is running, or a new one that ends together with this process."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ PASSWORD_KEY = "PREFECT_API_AUTH_STRING"
 ADDRESS_KEY = "PREFECT_API_URL"
 SETTINGS_FILE = Path("prefect.toml")  # Prefect reads it there too, but `.env` takes precedence
 PAUSE = 2.0  # seconds between one start and the next
-START_TIMEOUT = 300.0  # seconds; 9 to 15 were measured on two idle cores, the first start migrates a database
+START_TIMEOUT = 300.0  # seconds; 9 to 15 were measured on two idle cores; the first start migrates a database
 
 
 def api_url() -> str:
-    """The server's address: of the environment, prefect.toml or the profile, else Prefect's usual one."""
+    """The URL of the server's API: from the environment, prefect.toml or the profile, else Prefect's default."""
     return str(get_current_settings().api.url or DEFAULT_API)
 
 
 def is_healthy(api: str) -> bool:
-    """True when a Prefect server answers at this address."""
+    """Whether a Prefect server responds at this URL."""
     try:
         with _opener(api).open(f"{api}/health", timeout=3) as response:
             return response.status == 200
@@ -48,9 +48,10 @@ def is_healthy(api: str) -> bool:
 
 
 def password(file: Path = PASSWORD_FILE) -> str:
-    """The server's `user:password`: of the environment, or of `.env` in this folder, which gets a random one at first.
+    """The server's `user:password`, from the environment or from `.env` in this folder. If neither has one, a
+    random one is written to the file.
 
-    Prefect reads that file, so that `prefect` and `groundhog rounds approve` in the same folder are let in.
+    Prefect reads that file too, so `prefect` and `groundhog rounds approve` work in the same folder.
     """
     if there := os.environ.get(PASSWORD_KEY):
         return there
@@ -68,9 +69,9 @@ def password(file: Path = PASSWORD_FILE) -> str:
 
 
 def _write_address(api: str, file: Path = PASSWORD_FILE) -> None:
-    """Writes the server's address beside its password, for `prefect` in a folder whose prefect.toml does not name it.
+    """Writes the server's URL beside its password, for `prefect` in a folder without a prefect.toml.
 
-    Without one, `prefect deployment run` would start a temporary server instead of using this one.
+    Without it, `prefect deployment run` would start a temporary server instead of using this one.
     """
     if not file.exists():  # the password comes from the environment, and so may the address
         return
@@ -82,7 +83,7 @@ def _write_address(api: str, file: Path = PASSWORD_FILE) -> None:
 
 
 def _check_admitted(api: str) -> None:
-    """Raises RuntimeError where a server that is running asks for another password than this folder's."""
+    """Raises RuntimeError if a running server requires another password than this folder's."""
     secret = get_current_settings().api.auth_string
     request = urllib.request.Request(f"{api}/admin/version")
     if secret is not None:
@@ -92,15 +93,15 @@ def _check_admitted(api: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 401:
             raise RuntimeError(
-                f"the Prefect server at {api} asks for a password; set {PASSWORD_KEY} to the one in "
+                f"the Prefect server at {api} requires a password; set {PASSWORD_KEY} to the one in "
                 f"{PASSWORD_FILE} of the folder where `groundhog up` started it, or stop that server"
             ) from None
     except OSError:
-        pass  # whatever it is, the first call to the server says it better
+        pass  # the first call to the server reports it more clearly
 
 
 def _opener(api: str) -> urllib.request.OpenerDirector:
-    """A proxy, which the environment may name, does not reach this machine's own servers."""
+    """Ignores a proxy of the environment for servers on this machine, which it could not reach."""
     return urllib.request.build_opener(
         *([urllib.request.ProxyHandler({})] if urlsplit(api).hostname in LOCAL_HOSTS else [])
     )
@@ -108,11 +109,11 @@ def _opener(api: str) -> urllib.request.OpenerDirector:
 
 @contextmanager
 def prefect_server(api: str | None = None) -> Iterator[str]:
-    """Returns the address of a healthy server, and makes it this process's own.
+    """Yields the API's URL of a running server, which this process then uses; starts a server if none runs there.
 
-    One of ours ends with the block, and with this process however that ends (on Linux); where it is killed itself,
-    another takes its place, with the same database.
-    Raises RuntimeError when none can be started, with the last lines that it said.
+    A server started here ends with the block, and with this process even if that is killed (on Linux). If the server
+    itself is killed, it is restarted with the same database.
+    Raises RuntimeError if no server can be started.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     api = api or api_url()
@@ -124,7 +125,7 @@ def prefect_server(api: str | None = None) -> Iterator[str]:
         return
     address = urlsplit(api)
     if address.hostname not in LOCAL_HOSTS:
-        raise RuntimeError(f"the Prefect server at {api} does not answer, and is not on this machine")
+        raise RuntimeError(f"the Prefect server at {api} does not respond, and is not on this machine")
     os.environ[PASSWORD_KEY] = password()
     _write_address(api)
     refresh_global_settings_context()  # Prefect read its settings when it was imported
@@ -138,7 +139,7 @@ def prefect_server(api: str | None = None) -> Iterator[str]:
 
 
 class _Server:
-    """A server of ours. process: the present one."""
+    """A server that this process started. process: the current one."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port
@@ -146,7 +147,7 @@ class _Server:
         self.process = _start(host, port)
 
     def keep(self) -> None:
-        """From now on starts another where this one ends."""
+        """From now on, restarts the server if it ends."""
         threading.Thread(target=self._keep, name="keep-server", daemon=True).start()
 
     def _keep(self) -> None:
@@ -160,7 +161,7 @@ class _Server:
             time.sleep(PAUSE)
 
     def end(self) -> None:
-        """Ends it for good."""
+        """Ends the server without restarting it."""
         with self._lock:
             self._ending = True
             self.process.terminate()
@@ -171,14 +172,14 @@ class _Server:
 
 
 def _start(host: str, port: int) -> subprocess.Popen:
-    """Uvicorn itself, as `prefect server start` runs it: one process, so that nothing is left when it is killed."""
+    """Runs Uvicorn as `prefect server start` does, in one process, so that nothing is left if it is killed."""
     command = [sys.executable, "-m", "uvicorn", "--factory", "flows.orchestration.app:create_app"]
     command += ["--host", host, "--port", str(port), "--timeout-keep-alive", "5", "--log-level", "warning"]
     environment = os.environ | {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT__SERVER_FINAL": "1",
         "PREFECT_SERVER_API_AUTH_STRING": os.environ[PASSWORD_KEY],
-        # Its own pages alone; Prefect allows every origin by default.
+        # Only its own pages; by default Prefect allows every origin.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{host}:{port},http://localhost:{port}",
     }
     return subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
@@ -192,5 +193,5 @@ def _wait(process: subprocess.Popen, api: str) -> None:
                 f"the Prefect server ended with exit code {process.returncode}; is the port of {api} taken?"
             )
         if time.monotonic() > deadline:
-            raise RuntimeError(f"the Prefect server did not answer at {api} within {START_TIMEOUT:.0f} seconds")
+            raise RuntimeError(f"the Prefect server did not respond at {api} within {START_TIMEOUT:.0f} seconds")
         time.sleep(0.2)

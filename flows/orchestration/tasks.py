@@ -1,4 +1,4 @@
-"""The stages as Prefect tasks of the same names: thin shells; files are the truth and Prefect's cache is off."""
+"""The stages as Prefect tasks of the same names, without logic. All state is in files; Prefect's cache is off."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _shell(function: Callable[..., Any], name: str) -> Any:
 
 
 def named(stage: Stage, name: RunName) -> Stage:
-    """The same stage, whose task runs are called "plan v2" or "label v2, view 1, shards 4-6"."""
+    """The same stage with named task runs, such as "plan v2" or "label v2, view 1, shards 4-6"."""
     if stage is infer:
         return partial(infer, name=name)
     return stage.with_options(task_run_name=f"{stage.name} {name}") if isinstance(stage, Task) else stage
@@ -56,21 +56,21 @@ distill = _shell(distillation.distill, "distill")
 evaluate = _shell(scores.evaluate_weights, "evaluate")
 
 NO_ROUND = RunName()
-MAX_TASKS = 240  # a stage: Prefect handles a few hundred well, and most numbers of workers divide it
+MAX_TASKS = 240  # per stage: Prefect handles a few hundred well, and it is divisible by most numbers of workers
 
 
 @task(name="label_shards", task_run_name="{title}", cache_policy=NO_CACHE, retries=1)
 def label_shards(
     title: str, indices: Sequence[int], manifest_path: str, devices: tuple[str, ...], batch_size: int
 ) -> int:
-    """A group of shards, those that are missing, by a model that this process holds; returns how many it labelled.
+    """Labels the missing shards of a group with a model that stays loaded in this process; returns their number.
 
-    Raises RuntimeError at the end when a shard failed; the others are done and stay so.
+    Raises RuntimeError at the end if a shard failed; finished shards are kept.
     """
-    # Not a dict of this module: Ray is sent this function with a copy of all that it names here.
+    # Not a global of this module: Ray gets this function with a copy of every global that it uses.
     pool = shared_pool(devices)
     manifest = read_manifest(manifest_path)
-    # A task that is tried again, also after its worker was killed, resumes behind its last whole shard.
+    # A retried task, also one whose worker was killed, resumes after its last complete shard.
     missing = missing_shards(manifest, indices)
     with pool.acquire(manifest) as detector:
         failures = inference.label_shards(manifest, missing, detector, batch_size=batch_size)
@@ -85,25 +85,25 @@ def infer(
     batch_size: int = Execution.batch_size,
     name: RunName = NO_ROUND,
 ) -> list[Path]:
-    """flows.labelling.infer.infer, by mapped tasks and with a progress artifact; call it inside a flow."""
+    """Runs flows.labelling.infer.infer as mapped tasks with a progress artifact; must be called inside a flow."""
     return inference.infer(manifest, batch_size=batch_size, executor=MappedTasks(workers, name))
 
 
 @dataclass(frozen=True)
 class MappedTasks:
-    """Labels groups of shards as tasks of Prefect, on threads of this process or on Ray. name: of the stage's run."""
+    """Labels groups of shards as Prefect tasks, on threads of this process or on Ray. name: of the stage's run."""
 
     workers: Workers
     name: RunName = NO_ROUND
 
     def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
         groups = grouped(shards, MAX_TASKS)
-        # On Ray a worker sees its own GPU alone, whatever its number on the machine.
+        # On Ray, a worker sees only its own GPU, whatever its number on the machine.
         devices = tuple(devices_of(self.workers.devices)) if self.workers.runner == "threads" else ("auto",)
         artifact = self._progress(manifest, len(shards))
         with task_runner(self.workers, len(devices)) as runner:
             futures = runner.map(
-                cast(Any, label_shards),  # a task that is not a coroutine
+                cast(Any, label_shards),  # mypy takes the task for a coroutine
                 {
                     "title": [title_of_group(self.name, group) for group in groups],
                     "indices": groups,
@@ -124,13 +124,13 @@ class MappedTasks:
 
 
 def title_of_group(name: RunName, indices: Sequence[int]) -> str:
-    """Of shards that are labelled together: "label v2, shards 4-6"; of a further view "label v2, view 1, shard 4"."""
+    """The title of a task: "label v2, shards 4-6", or for a further view "label v2, view 1, shard 4"."""
     shards = f"shards {indices[0]}-{indices[-1]}" if len(indices) > 1 else f"shard {indices[0]}"
     return f"label {', '.join(filter(None, (str(name), shards)))}"
 
 
 def grouped(indices: Sequence[int], max_groups: int) -> list[list[int]]:
-    """The indices in their order, in at most `max_groups` parts whose lengths differ by one at most."""
+    """Splits the indices, in order, into at most `max_groups` parts whose lengths differ by at most one."""
     parts = min(max_groups, len(indices))
     bounds = [len(indices) * part // parts for part in range(parts + 1)] if parts else []
     return [list(indices[start:end]) for start, end in pairwise(bounds)]
@@ -138,9 +138,9 @@ def grouped(indices: Sequence[int], max_groups: int) -> list[list[int]]:
 
 @contextmanager
 def task_runner(workers: Workers, devices: int) -> Iterator[TaskRunner[Any]]:
-    """What maps tasks while the block runs: one thread per device, or Ray.
+    """The runner that maps tasks during the block: one thread per device, or Ray.
 
-    Raises InputError where the workers are Ray's and it is not installed.
+    Raises InputError for workers of Ray if it is not installed.
     """
     if workers.runner == "threads":
         threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=devices)
@@ -155,7 +155,7 @@ def task_runner(workers: Workers, devices: int) -> Iterator[TaskRunner[Any]]:
         raise InputError("workers.runner", f"Ray is not installed ({error})", "expected groundhog[ray]") from error
     with RayTaskRunner(address=workers.address) as cluster:
         needs = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-        # max_calls: with GPUs Ray's own default is one, and the model would be loaded for every task.
+        # max_calls: Ray's default with GPUs is one, so that the model would be loaded for every task.
         with remote_options(max_calls=0, **needs):
             yield cluster
 

@@ -1,4 +1,4 @@
-"""What turns candidates into labels: settings in policy.py, one numpy module per technique."""
+"""Policies, which turn candidates into labels: settings in policy.py, and one numpy module per technique."""
 
 from flows.policies.policy import Consensus, Mixture, Policy, Quantile, TargetPrecision
 

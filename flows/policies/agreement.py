@@ -1,4 +1,4 @@
-"""How far two labellings of one image (views, rounds, models) agree: where they do not, a person should review it."""
+"""Agreement between two sets of labels of an image (views, rounds, models); low agreement should be reviewed first."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from formats.record import Box
 def image_agreement(
     boxes: Mapping[str, Sequence[Box]], others: Mapping[str, Sequence[Box]], iou: float = MATCH_IOU
 ) -> float:
-    """0..1: twice the boxes that both have, over all boxes of both (Dice); 1 where both have none.
+    """0..1: twice the sum of the IoUs of matched boxes, divided by the number of all boxes (Dice); 1 if there are none.
 
-    boxes, others: by name, as formats.boxes has them, best first. Both have a box where names are equal and the IoU is
-    at least `iou`, each box counted once; it counts as much as it overlaps.
+    boxes, others: by name, as in formats.boxes, best first. Boxes of equal names match if their IoU is at least `iou`;
+    each box is matched once.
     """
     total = sum(map(len, (*boxes.values(), *others.values())))
     if not total:

@@ -1,13 +1,14 @@
-"""One image through a policy: which of its candidates become labels, and why the others do not.
+"""Applies a policy to one image: which of its candidates become labels, and why the others are dropped.
 
-1. Each view by itself: boxes of distractors, boxes won by one, duplicates ("of a distractor", "distractor",
-   "duplicate").
-2. Views are merged by weighted boxes fusion ("merged": a box has become part of another's; "lonely": too few views).
-3. Scores and sizes ("score", "small"), duplicates of a category, then across categories ("duplicate",
-   "other category"), and what is over the limit.
-4. What stays below its threshold, or in an image without one confident box, is marked to be ignored.
+1. In each view, boxes of distractors, boxes that a distractor suppresses, and duplicates are dropped
+   ("of a distractor", "distractor", "duplicate").
+2. Views are merged by weighted boxes fusion ("merged": into a box of another view; "lonely": found by too few views).
+3. Boxes with low scores and small boxes are dropped ("score", "small"), then duplicates within a category and across
+   categories ("duplicate", "other category"), then boxes over the limit of an image ("over the limit").
+4. Remaining boxes below the threshold, or in an image without a confident box, are marked `ignore`.
 
-With one view, step 1 is done among what step 3 lets through: the same result, and far fewer boxes to compare.
+With a single view, step 1 is done in step 3, after the low scores: the result is the same, with far fewer boxes to
+compare.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flows.policies.box_fusion import Boxes, fuse_views
 from flows.policies.nms import suppress_duplicates, won_by_distractor
 from flows.policies.policy import Policy
 
-# Why a candidate becomes no label, in the order of the steps; docs/pipeline.md lists them.
+# Why a candidate is dropped, in the order of the steps; docs/pipeline.md explains them.
 Reason = Literal[
     "merged", "lonely", "score", "small", "of a distractor", "distractor", "duplicate", "other category",
     "over the limit",
@@ -38,7 +39,7 @@ class Candidate(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A candidate that stays. ignore: neither positive nor negative in training. weight: factor on its loss."""
+    """A candidate that was kept. ignore: neither positive nor negative in training. weight: factor on its loss."""
 
     candidate: Candidate
     ignore: bool
@@ -46,15 +47,15 @@ class Label(NamedTuple):
 
 
 class Reasons(Counter[str]):
-    """How many candidates were dropped, by reason."""
+    """Number of dropped candidates by reason."""
 
     def drop(self, candidates: Sequence[Candidate], reason: Reason) -> None:
-        """Counts candidates that become no labels."""
+        """Counts dropped candidates."""
         self[reason] += len(candidates)
 
 
 class DropLog(Reasons):
-    """Keeps the dropped candidates too, for the explanation of one image."""
+    """Also keeps the dropped candidates, to explain the result for an image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class DropLog(Reasons):
 def apply_policy(
     candidates: Sequence[Candidate], names: Sequence[str], policy: Policy, reasons: Reasons
 ) -> list[Label]:
-    """The labels among one image's candidates, best first. names: of each candidate's region, its category or phrase.
+    """The labels among one image's candidates, best first. names: category or phrase by region index.
 
     Every dropped candidate is reported to `reasons`.
     """
@@ -98,9 +99,9 @@ def apply_policy(
 def merge_views(
     views: Sequence[Sequence[Candidate]], names: Sequence[str], policy: Policy, reasons: Reasons
 ) -> list[Candidate]:
-    """The candidates of one image from several views of it; those of a single view as they are.
+    """Merges the candidates of an image from several views; those of a single view are returned unchanged.
 
-    Distractors are rejected view by view, so that one view's error is outvoted; fused boxes are of wanted categories.
+    Distractors are rejected in each view, before merging, so that the error of one view does not decide.
     """
     if len(views) == 1:
         return list(views[0])
@@ -120,7 +121,7 @@ def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _too_weak(candidate: Candidate, names: Sequence[str], policy: Policy, reasons: Reasons) -> bool:
-    """Below its threshold, and below the ignore band if there is one."""
+    """Whether its score is below the threshold, and below the ignore band if there is one."""
     weak = candidate.score <= policy.min_score(names[candidate.region])
     if weak:
         reasons.drop([candidate], "score")
@@ -136,7 +137,7 @@ def _too_small(candidate: Candidate, policy: Policy, reasons: Reasons) -> bool:
 
 
 def _undisputed(ranked: Sequence[Candidate], names: Sequence[str], policy: Policy, reasons: Reasons) -> list[Candidate]:
-    """Without the boxes of distractors and those that one of them has won."""
+    """Drops the boxes of distractors, and those that a better box of a distractor overlaps."""
     if not policy.distractors:
         return list(ranked)
     distractor = np.array([names[each.region] in policy.distractors for each in ranked], dtype=bool)

@@ -1,4 +1,4 @@
-"""Several views of one image become one set of boxes: weighted boxes fusion (arXiv 1910.13302, section 3).
+"""Merges the boxes of several views of an image: weighted boxes fusion (arXiv 1910.13302, section 3).
 
 V views, N boxes of one view (N, 4) float64, x1, y1, x2, y2 in pixels of the stored image.
 """
@@ -23,7 +23,7 @@ class Boxes(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """boxes: best first. share: (N,) of the views that found each; the agreement of the views about it."""
+    """boxes: best first. share: (N,) of the views that found each box."""
 
     boxes: Boxes
     share: np.ndarray
@@ -31,7 +31,7 @@ class Fused(NamedTuple):
 
 @dataclass
 class _Cluster:
-    """Boxes of one label from different views that mean one object."""
+    """Boxes of one label from different views, taken for the same object."""
 
     label: int
     members: dict[int, tuple[np.ndarray, float]]  # view -> box, score
@@ -42,16 +42,16 @@ class _Cluster:
         return np.average(boxes, axis=0, weights=np.maximum(scores, 1e-9))
 
     def score(self, views: int) -> float:
-        """Mean over all views; one that did not find it counts as 0."""
+        """The mean over all views; a view without the object counts as 0."""
         return sum(score for _, score in self.members.values()) / views
 
 
 def fuse_views(views: Sequence[Boxes], iou: float) -> Fused:
     """The consensus of V views.
 
-    Each view has to be free of duplicates: a cluster takes one box a view at most (the paper allows several, which
-    would count a view twice). Boxes join, best first over all views, the cluster of their label whose fused box they
-    overlap most and by more than `iou`.
+    Views must be free of duplicates: a cluster takes at most one box from each view (the paper allows several, which
+    would count a view twice). Boxes of all views are processed best first. Each joins the cluster of its label whose
+    fused box it overlaps most, if the IoU is above `iou`.
     """
     clusters: list[_Cluster] = []
     rows = [(view, row) for view, boxes in enumerate(views) for row in range(len(boxes.score))]

@@ -1,5 +1,5 @@
-"""Calibrates scores on candidates that a person has reviewed: isotonic regression (arXiv 2405.20459 finds it
-to serve detectors as well as anything that is trained). N candidates."""
+"""Calibrates scores on candidates that a person reviewed, by isotonic regression, which arXiv 2405.20459 finds as good
+for detectors as calibration methods that need training. N candidates."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from formats.record import Box
 
 
 class Calibration(NamedTuple):
-    """A score of at least score[i], and less than score[i + 1], is right with probability[i]; both (K,) and rising."""
+    """A box with a score from score[i] to below score[i + 1] is right with probability[i]; both (K,) and ascending."""
 
     score: np.ndarray
     probability: np.ndarray
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """(N,) scores -> (N,) probabilities; below all that was judged, that of the lowest."""
+        """(N,) scores -> (N,) probabilities; for scores below all reviewed ones, that of the lowest."""
         step = np.searchsorted(self.score, scores, side="right") - 1
         return self.probability[np.maximum(step, 0)]
 
 
 def calibrate(scores: np.ndarray, right: np.ndarray) -> Calibration:
-    """(N,) scores and (N,) bool, N >= 1 -> the rising steps of least squared error (pool adjacent violators)."""
-    levels, rows = np.unique(scores, return_inverse=True)  # equal scores cannot mean different things
+    """(N,) scores and (N,) bool, N >= 1 -> the ascending steps with least squared error (pool adjacent violators)."""
+    levels, rows = np.unique(scores, return_inverse=True)  # equal scores get one probability
     counts = np.bincount(rows).astype(np.float64)
     hits = np.bincount(rows, weights=right.astype(np.float64))
     pools: list[tuple[float, float, float]] = []  # lowest score, hits, candidates
@@ -40,9 +40,9 @@ def calibrate(scores: np.ndarray, right: np.ndarray) -> Calibration:
 
 
 def precision_threshold(scores: np.ndarray, calibration: Calibration, precision: float) -> float:
-    """The lowest threshold at which `precision` of the scores above it are expected to be right; 1 where there is none.
+    """The lowest threshold above which this precision is expected; 1 if there is none.
 
-    (N,) scores of all candidates to be labelled; it lies halfway below the last that stays.
+    scores: (N,) of all candidates to be labelled. The threshold is halfway between the lowest kept score and the next.
     """
     ranked = np.sort(scores)[::-1]
     expected = np.cumsum(calibration(ranked)) / np.arange(1, len(ranked) + 1)
@@ -56,7 +56,7 @@ def precision_threshold(scores: np.ndarray, calibration: Calibration, precision:
 def judge_boxes(boxes: Sequence[Box] | np.ndarray, truth: Sequence[Box] | np.ndarray, iou: float) -> np.ndarray:
     """(N, 4) boxes of a category, best first, and (M, 4) true ones -> (N,) bool, which are right.
 
-    A true box is found once: what overlaps one that is taken is wrong, as in COCO's evaluation.
+    Each true box is matched only once, as in COCO's evaluation.
     """
     overlaps = pairwise_iou(boxes, truth)
     right = np.zeros(len(boxes), dtype=bool)

@@ -1,4 +1,4 @@
-"""Boxes that mean the same object: the better scored stays.
+"""Non-maximum suppression, within a category and by distractors.
 
 N boxes (N, 4) float64, x1, y1, x2, y2 in pixels, best first.
 """
@@ -14,9 +14,9 @@ from formats.record import Record
 
 
 def suppress_duplicates(boxes: np.ndarray, labels: np.ndarray, iou: float) -> np.ndarray:
-    """Greedy NMS, class by class: (N, 4) and (N,) labels -> (N,) True for the boxes that stay.
+    """Greedy NMS, class by class: (N, 4) and (N,) labels -> (N,) True for the boxes to keep.
 
-    One label for all boxes makes it cross-class.
+    With one label for all boxes, it works across classes.
     """
     stays = np.ones(len(boxes), dtype=bool)
     for best in range(len(boxes)):
@@ -37,10 +37,11 @@ def record_without_duplicates(record: Record, iou: float) -> Record:
 
 
 def won_by_distractor(boxes: np.ndarray, distractor: np.ndarray, iou: float) -> np.ndarray:
-    """(N, 4), (N,) bool -> (N,) True for a box of no distractor that a better one of a distractor overlaps more
-    than `iou`. Of equal scores the first is the better.
+    """(N, 4), (N,) bool -> (N,) True for boxes that a better box of a distractor overlaps by more than `iou`.
 
-    Asking for more than is wanted, to know what it is not, is from arXiv 2401.00094.
+    Boxes of distractors themselves are False. Of equal scores the first counts as better.
+
+    The idea of querying additional categories to recognise confusions is from arXiv 2401.00094.
     """
     beaten = (pairwise_iou(boxes, boxes) > iou) & distractor[None, :]
     return np.tril(beaten, -1).any(axis=1) & ~distractor

@@ -1,4 +1,4 @@
-"""Every setting of a policy, and the checks that refuse one without effect."""
+"""All settings of a policy. Settings that would have no effect are refused."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
 
 @dataclass(frozen=True)
 class Quantile:
-    """A threshold per category, at which it gets as many boxes as are expected (LabelMatch, arXiv 2206.06608).
+    """A threshold per category at which it gets the expected number of boxes (LabelMatch, arXiv 2206.06608).
 
-    boxes_per_image: how many objects of a category an image contains on average; of_class: by category name, instead.
+    boxes_per_image: mean number of objects of a category per image; of_class: the same for single categories, by name.
     """
 
     boxes_per_image: float
@@ -31,10 +31,11 @@ class Quantile:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A threshold per category, where the upper of two normal distributions of its scores begins to prevail
-    (Consistent-Teacher, arXiv 2209.01589).
+    """A threshold per category from a mixture of two normal distributions of its scores (Consistent-Teacher,
+    arXiv 2209.01589).
 
-    share: of that distribution in the density at the threshold. least: so many candidates, else score_threshold.
+    share: of the upper distribution in the density at the threshold. least: minimum number of candidates; with fewer,
+    score_threshold is used.
     """
 
     share: float = 0.5
@@ -50,17 +51,17 @@ class Mixture:
 
 @dataclass(frozen=True)
 class TargetPrecision:
-    """The lowest threshold a category at which this share of the labels is expected to be right.
+    """The lowest threshold per category at which this share of the labels is expected to be right.
 
-    What scores mean is learnt from reviewed images, by isotonic regression (arXiv 2405.20459). reviewed: ODVG file of
-    images of this source that a person has gone through; None: the corrections that the filter is given. In a round of
-    a loop the lines count that hold for it.
-    least: so many candidates of a category in those images, else score_threshold.
+    Scores are calibrated on reviewed images by isotonic regression (arXiv 2405.20459). reviewed: ODVG file of images of
+    this source that a person reviewed; None: the corrections passed to the filter. In a round of a loop, only the lines
+    that apply to it are used.
+    least: minimum number of candidates of a category in those images; with fewer, score_threshold is used.
     """
 
     reviewed: Path | None = None
     precision: float = 0.9
-    iou: float = 0.5  # with a reviewed box of the category, from which a candidate is right
+    iou: float = 0.5  # minimum IoU of a correct candidate with a reviewed box of its category
     least: int = 30
     kind: Literal["precision"] = "precision"
 
@@ -76,8 +77,8 @@ class TargetPrecision:
 class Consensus:
     """Several views of an image merged by weighted boxes fusion (arXiv 1910.13302), see box_fusion.py."""
 
-    iou: float = 0.55  # with the fused box, from which another view's box means the same object
-    least_share: float = 0.0  # of the views that have to have found an object
+    iou: float = 0.55  # minimum IoU with the fused box for a box of another view to be the same object
+    least_share: float = 0.0  # minimum share of the views that must find an object
     kind: Literal["consensus"] = "consensus"
 
     def __post_init__(self) -> None:
@@ -90,11 +91,11 @@ class Consensus:
 
 @dataclass(frozen=True)
 class Policy:
-    """Which candidates become labels. The order of the steps: apply.py."""
+    """The rules by which candidates become labels; apply.py has the order of the steps."""
 
     score_threshold: float = setting(SCORE_THRESHOLD, "score above which a candidate becomes a label", metavar="S")
-    class_thresholds: dict[str, float] = field(default_factory=dict)  # by category name, instead of the one above
-    adaptive: Quantile | Mixture | TargetPrecision | None = None  # finds thresholds of the categories not named there
+    class_thresholds: dict[str, float] = field(default_factory=dict)  # by category name, instead of score_threshold
+    adaptive: Quantile | Mixture | TargetPrecision | None = None  # for categories without a threshold above
     confident_from: float | None = setting(  # OWL-ST
         None, "ignore the boxes of an image in training unless one has this score", metavar="S"
     )
@@ -108,7 +109,7 @@ class Policy:
     distractor_iou: float = setting(
         0.5, "drop boxes that a better box of one of --distractors overlaps by a higher IoU", metavar="IOU"
     )
-    consensus: Consensus = field(default_factory=Consensus)  # matters where there are several views
+    consensus: Consensus = field(default_factory=Consensus)  # used if there are several views
     min_size: float = setting(  # training would drop smaller boxes anyway
         1.0, "drop boxes whose shorter side has fewer pixels", metavar="PX"
     )
@@ -132,7 +133,7 @@ class Policy:
             raise InputError(
                 "policy.distractors",
                 f"{', '.join(both)} also has a threshold",
-                "expected it in only one of the two",
+                "expected each name in only one of the two",
             )
         if not self.min_size >= 0:
             raise InputError("policy.min_size", f"{self.min_size}", "expected a number of pixels, 0 or more")
@@ -142,7 +143,7 @@ class Policy:
             )
 
     def _check_order(self) -> None:
-        """The band lies below a threshold, and what makes an image trusted lies above one."""
+        """Checks that the ignore band is below a threshold, and confident_from above one."""
         thresholds = [self.score_threshold, *self.class_thresholds.values()]
         if self.ignore_from is not None and self.adaptive is None and self.ignore_from >= max(thresholds):
             raise InputError(
@@ -158,20 +159,20 @@ class Policy:
             )
 
     def threshold(self, category: str) -> float:
-        """The score that a label of this category has to exceed."""
+        """The score that a label of this category must exceed."""
         return self.class_thresholds.get(category, self.score_threshold)
 
     def min_score(self, category: str) -> float:
-        """The score that a box of this category has to exceed to be written at all: the ignore band starts there."""
+        """The score that a box of this category must exceed to be written: the threshold or, if lower, ignore_from."""
         threshold = self.threshold(category)
         return threshold if self.ignore_from is None else min(threshold, self.ignore_from)
 
     def with_thresholds(self, found: Mapping[str, float]) -> Policy:
-        """The same with the thresholds that `adaptive` found; those of class_thresholds take precedence."""
+        """The same policy with the thresholds that `adaptive` computed; those in class_thresholds take precedence."""
         return replace(self, class_thresholds={**found, **self.class_thresholds}, adaptive=None)
 
     def without_thresholds(self) -> Policy:
-        """The same, but what scores low is kept too: every candidate that the other steps leave becomes a label."""
+        """The same policy without thresholds: every candidate that the other steps keep becomes a label."""
         return replace(
             self, score_threshold=0.0, class_thresholds={}, adaptive=None, confident_from=None, ignore_from=None
         )

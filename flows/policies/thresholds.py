@@ -1,4 +1,4 @@
-"""A threshold from the scores of one category's candidates, duplicates suppressed. N scores, any order."""
+"""Computes thresholds from the scores of a category's candidates without duplicates. N scores, in any order."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from flows.policies.policy import Mixture
 
-_STEPS = 200  # of expectation and maximisation; tens suffice
-_MIN_DEVIATION = 0.01  # of a component: equal scores must not make a spike of infinite density
+_STEPS = 200  # of expectation maximisation; it converges in tens
+_MIN_DEVIATION = 0.01  # of a component, since equal scores would give it infinite density
 
 
 def quantile_threshold(scores: np.ndarray, expected: float) -> float:
-    """The threshold that the `expected` best scores exceed, 0 where there are not so many.
+    """The threshold that the `expected` best scores exceed; 0 if there are no more than that.
 
-    It lies halfway between the last score that stays and the first that goes.
+    It is halfway between the lowest kept score and the next one.
     """
     count = round(expected)
     ranked = np.sort(scores)[::-1]
@@ -23,11 +23,11 @@ def quantile_threshold(scores: np.ndarray, expected: float) -> float:
 
 
 def mixture_threshold(scores: np.ndarray, settings: Mixture) -> float | None:
-    """The lowest score at which the upper of two normal distributions makes `settings.share` of the density.
+    """The lowest score at which the upper of two normal distributions has `settings.share` of the density.
 
-    None where the candidates are fewer than `settings.least` or do not part in two. Fitted as Consistent-Teacher
-    (arXiv 2209.01589, section 3.3) does, from the lowest and the highest score; its threshold is the likeliest score of
-    the upper distribution, which with a share of the density instead can be set.
+    None if there are fewer than `settings.least` candidates, or if the distributions do not separate. The fit starts
+    from the lowest and the highest score, as in Consistent-Teacher (arXiv 2209.01589, section 3.3). There the threshold
+    is the likeliest score of the upper distribution; a share of the density can be adjusted.
     """
     if len(scores) < settings.least or np.ptp(scores) < 4 * _MIN_DEVIATION:
         return None
@@ -41,7 +41,7 @@ def mixture_threshold(scores: np.ndarray, settings: Mixture) -> float | None:
 
 
 def _fit_two_normals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N,) -> weights, means and standard deviations, (2,) each, by expectation and maximisation; lower one first."""
+    """(N,) -> weights, means and standard deviations, (2,) each, by expectation maximisation; the lower one first."""
     weights, means = np.array([0.5, 0.5]), np.array([scores.min(), scores.max()], dtype=np.float64)
     deviations = np.full(2, max(scores.std(), _MIN_DEVIATION))
     for _ in range(_STEPS):
@@ -56,6 +56,6 @@ def _fit_two_normals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _densities(scores: np.ndarray, weights: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
-    """(N,) -> (2, N), each component's part of the density; never quite 0, so that shares are defined."""
+    """(N,) -> (2, N), the density of each component; never exactly 0, so that shares are defined."""
     distance = (scores - means[:, None]) / deviations[:, None]
     return weights[:, None] * np.exp(-0.5 * distance**2) / deviations[:, None] + 1e-300

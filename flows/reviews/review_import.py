@@ -25,7 +25,7 @@ from formats.dataset_names import label_map_beside, parse_annotation_name, revie
 from formats.export_tools import TOLERANCE
 from formats.exported import TOOLS, ExportedImage, ExportOptions, read_exported
 from formats.io.errors import InputError, handed_to
-from formats.io.plurals import many
+from formats.io.plurals import first_lines, many
 from formats.label_map import read_label_map, relabelled
 from formats.odvg import read_odvg
 from formats.omissions import refuse_caption
@@ -334,8 +334,7 @@ def _refuse_problems(export: str, counts: ImportCounts, skip: bool) -> None:
     problems = counts.problems
     if not problems or (skip and counts.by_path + counts.by_name):
         return
-    more = [f"  and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
-    listed = "\n".join([f"  {problem}" for problem in problems[:MAX_LISTED]] + more)
+    listed = "\n".join(first_lines(map(str, problems), MAX_LISTED))
     what = f"nothing was imported: {many(len(problems), 'problem')} in {many(counts.exported, 'image')}"
     raise InputError(export, what, f"correct them there, or use --skip to leave those images out\n{listed}")
 
@@ -354,7 +353,7 @@ def describe_import(imported: Imported, labels: str | Path) -> str:
         lines.append(f"{counts.already} corrected in the same way already")
     if counts.problems:
         lines.append(f"{many(len(counts.problems), 'problem')}; these images were left out:")
-        lines += [f"  {problem}" for problem in counts.problems[:MAX_LISTED]]
+        lines += first_lines(map(str, counts.problems), MAX_LISTED)
     if not imported.written:
         return "\n".join([*lines, "nothing to import"])
     lines.append(f"{imported.path}: {many(imported.written, 'line')} added, from round {imported.number} on")

@@ -18,7 +18,7 @@ from formats.dataset_names import annotation_path, label_map_beside, labels_path
 from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.files import write_whole
-from grounding_model.checkpoints.locations import check_location, config_of_file, what_to_install
+from grounding_model.checkpoints.locations import check_location, config_of_file, install_command
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 from grounding_model.model.config import ModelConfig
 
@@ -131,7 +131,7 @@ def next_steps_after_init(path: Path) -> str:
     look: list[object] = ["groundhog", "browse", first.parent, first.name, _images_of(path, first.parent)]
     look += ["-m", label_map_beside(annotations).name] if config.data.kind == "images" else []
     look += ["-o", f"outputs/{name}", "--not-show"]
-    install = what_to_install(config.start.source)
+    install = install_command(config.start.source)
     does = "labels, trains, labels again" if config.labelled is None else "trains on your labels, labels the rest"
     return f"""\
 wrote {path}; check it, then run

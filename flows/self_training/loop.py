@@ -209,7 +209,7 @@ class _Loop:
         reasons = "; ".join(done.verdict.reasons)
         if number > self._config.rounds:
             return Stop("finished", reasons)
-        if not done.holds:
+        if not done.may_continue:
             return Stop("stopped", f"did not pass the gate: {reasons}")
         if self._config.waits_after(number) and not done.approved:
             command = browse_command(Path(done.labels), self.source.images, self.source.label_map)
@@ -301,7 +301,7 @@ class _Loop:
     def _distill(self) -> None:
         """Trains the student on the last labels that passed the gate, if any did."""
         stage, train = self._config.distill, self._config.train
-        passed = [each for each in self._rounds if each.holds]
+        passed = [each for each in self._rounds if each.may_continue]
         if stage is None or not passed:
             return
         done = passed[-1]

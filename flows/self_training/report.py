@@ -35,7 +35,7 @@ from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_whole
 from formats.io.plots import new_figure
-from formats.io.plurals import many
+from formats.io.plurals import first_of, many
 from formats.odvg import read_odvg
 from formats.record import Record
 
@@ -593,8 +593,7 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
 def _prompt(manifest: Manifest, max_names: int = 40) -> str:
     if manifest.label_map is None:
         return "each line's caption"
-    names = list(manifest.label_map.values())
-    return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
+    return first_of(manifest.label_map.values(), max_names)
 
 
 def _evaluation_stems(rounds: Sequence[RoundOnDisk]) -> list[str]:

@@ -29,7 +29,7 @@ from formats.io.locks import temporary_beside
 from formats.io.plurals import many
 from formats.io.storage import is_address
 from formats.io.values import brief_json
-from formats.overwrite import holds_labels
+from formats.overwrite import contains_labels
 from grounding_model.training.config import WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class RoundResult(NamedTuple):
     approved: bool = False
 
     @property
-    def holds(self) -> bool:
+    def may_continue(self) -> bool:
         """Whether another round may follow from this one."""
         return self.verdict.passed or self.approved
 
@@ -99,7 +99,7 @@ def best_round(rounds: Sequence[RoundResult]) -> RoundResult:
     judged = [(each.score, -each.round, each) for each in rounds if each.score is not None]
     if judged:
         return max(judged)[-1]
-    return [rounds[0], *(each for each in rounds if each.holds)][-1]
+    return [rounds[0], *(each for each in rounds if each.may_continue)][-1]
 
 
 def round_folder(work_dir: Path, number: int) -> Path:
@@ -207,7 +207,7 @@ def refuse_labels_of_other_runs(work_dir: Path, annotations: Path, rounds: Seque
         begun = (folder / MANIFEST_NAME).is_file()
         remedy = "expected another data.annotations, the work_dir of these labels, or overwrite=True to replace them"
         if not meta.is_file():
-            if not begun and holds_labels(labels):
+            if not begun and contains_labels(labels):
                 what = f"contains labels, but no {meta.name} beside it shows that this loop made them"
                 raise InputError(labels, what, remedy)
             continue

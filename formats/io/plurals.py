@@ -1,6 +1,8 @@
-"""Singular and plural of nouns and verbs in messages."""
+"""Words of messages: singular and plural, and lists that are cut off."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def singular(noun: str) -> str:
@@ -23,3 +25,17 @@ def many(count: int, noun: str) -> str:
     if noun.endswith("y"):
         return f"{count} {noun[:-1]}ies"
     return f"{count} {noun}{'es' if noun.endswith(('x', 's', 'ch')) else 's'}"
+
+
+def first_of(texts: Iterable[str], max_count: int) -> str:
+    """ "a, b and 7 more": the first texts, and how many there are besides."""
+    listed = list(texts)
+    rest = f" and {len(listed) - max_count} more" if len(listed) > max_count else ""
+    return ", ".join(listed[:max_count]) + rest
+
+
+def first_lines(texts: Iterable[str], max_count: int) -> list[str]:
+    """The first texts as indented lines, and a last line with the number of the others, if there are any."""
+    listed = list(texts)
+    rest = [f"  and {len(listed) - max_count} more"] if len(listed) > max_count else []
+    return [*(f"  {text}" for text in listed[:max_count]), *rest]

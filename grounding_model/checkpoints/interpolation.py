@@ -36,13 +36,15 @@ def interpolate_weights(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor],
     for name, one, other in (("fine-tuned", base, tuned), ("base", tuned, base)):
         if missing := sorted(one.keys() - other.keys()):
             raise InputError(f"{name} weights", f"{counted(missing)} missing", SAME_ARCHITECTURE)
-    misshapen = [
+    wrong_shapes = [
         f"{name} {tuple(base[name].shape)} and {tuple(tensor.shape)}"
         for name, tensor in tuned.items()
         if base[name].shape != tensor.shape
     ]
-    if misshapen:
-        raise InputError("base and fine-tuned weights", f"{counted(misshapen)} of different shapes", SAME_ARCHITECTURE)
+    if wrong_shapes:
+        raise InputError(
+            "base and fine-tuned weights", f"{counted(wrong_shapes)} of different shapes", SAME_ARCHITECTURE
+        )
     return {
         # lerp, not a sum of two products, so that equal tensors, as in frozen parts, do not change by rounding.
         name: torch.lerp(base[name].to(tensor.dtype), tensor, alpha) if tensor.is_floating_point() else tensor

@@ -136,7 +136,7 @@ def _packaged_files(name: str) -> list[Path]:
     return sorted(Path(found.origin).parent.glob("models/*.pth")) if found and found.origin else []
 
 
-def what_to_install(source: str | Path) -> str | None:
+def install_command(source: str | Path) -> str | None:
     """The command that installs what an embedded checkpoint needs besides itself; None if nothing is missing."""
     needs = str(source) == PHOTO_WEIGHTS and not all(map(_packaged_files, PACKAGED_BACKBONES))
     return INSTALL_BACKBONES if needs else None

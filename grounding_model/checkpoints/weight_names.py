@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from formats.io.errors import InputError
+from formats.io.plurals import first_of, verb
 
 # Parts that DistributedDataParallel, torch.compile, FSDP and activation checkpointing insert into tensor names.
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
@@ -148,8 +149,7 @@ class NameTable:
 
 def counted(names: Sequence[str], shown: int = 3) -> str:
     """A list of names for a message, with its verb: `a, b, c and 7 more are`."""
-    listed = ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-    return f"{listed} {'is' if len(names) == 1 else 'are'}"
+    return f"{first_of(names, shown)} {verb(len(names), 'is', 'are')}"
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from formats.io.errors import InputError
 from formats.io.files import load_json
+from formats.io.plurals import first_of
 from formats.io.values import Table
 from grounding_model.checkpoints.checkpoint import (
     Checkpoint,
@@ -219,9 +220,7 @@ def _mmdet_table(tensors: Mapping[str, Tensor], path: Path) -> NameTable:
     if any(name.startswith("model.text_backbone.") for name in tensors):
         raise InputError(path, "is the weights file of a transformers folder", "pass the folder, with its config.json")
     if not any(name.startswith("language_model.") for name in tensors):
-        names = sorted(tensors)
-        more = f" and {len(names) - 3} more" if names[3:] else ""
-        what = f"is not a Grounding DINO: its tensors are {', '.join(names[:3])}{more}"
+        what = f"is not a Grounding DINO: its tensors are {first_of(sorted(tensors), 3)}"
         raise InputError(path, what, "expected a Grounding DINO checkpoint of mmdet or IDEA")
     if "backbone.patch_embed.projection.weight" in tensors:
         return MMDET_WITH_SWIN
@@ -315,12 +314,12 @@ def _problems(weights: Weights, location: object) -> list[str]:
         problems.append(f"{counted(missing)} missing")
     if extra := [name(key) for key in tensors if key not in expected]:
         problems.append(f"{counted(extra)} not in this model")
-    misshapen = [
+    wrong_shapes = [
         f"{name(key)} {tuple(tensors[key].shape)} instead of {tuple(tensor.shape)}"
         for key, tensor in expected.items()
         if key in tensors and not _fits(tensors[key], tensor)
     ]
-    return problems + ([f"{counted(misshapen)} of wrong shape"] if misshapen else [])
+    return problems + ([f"{counted(wrong_shapes)} of wrong shape"] if wrong_shapes else [])
 
 
 def _fits(tensor: Tensor, wanted: Tensor) -> bool:

@@ -17,7 +17,7 @@ class Ranking(NamedTuple):
 
     images: np.ndarray  # (N,) int64, index of the image of each detection
     counted: np.ndarray  # (T, N) bool, False if it matched something ignored; (1, N) if equal at every threshold
-    places: np.ndarray  # (C,) int64, ranks of those correct at some threshold; recall changes only there
+    ranks: np.ndarray  # (C,) int64, ranks of those correct at some threshold; recall changes only there
     correct: np.ndarray  # (T, C) bool
     to_find: np.ndarray  # (I,) int64, number of true boxes per image
     recall_steps: np.ndarray  # (R,) float64
@@ -40,19 +40,19 @@ class Ranking(NamedTuple):
         Equal scores keep the order of their images, as in COCO's evaluation.
         """
         order = np.argsort(-scores, kind="stable")
-        places = np.empty(len(order), dtype=np.int64)
-        places[order] = np.arange(len(order))
-        rows_in_order = np.argsort(places[rows])
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[order] = np.arange(len(order))
+        rows_in_order = np.argsort(ranks[rows])
         rows, matched, on_ignored = rows[rows_in_order], matched[:, rows_in_order], on_ignored[:, rows_in_order]
         counted = ~unmatched_ignored[order][None]
         counted_rows = np.where(matched, ~on_ignored, ~unmatched_ignored[rows])  # (T, M)
         if (counted_rows != counted_rows[:1]).any():
             counted = np.repeat(counted, len(matched), axis=0)
-        counted[:, places[rows]] = counted_rows[: len(counted)]
+        counted[:, ranks[rows]] = counted_rows[: len(counted)]
         correct = matched & ~on_ignored
         found = correct.any(0)
         return cls(
-            images[order].astype(np.int64), counted, places[rows][found], correct[:, found], to_find, recall_steps
+            images[order].astype(np.int64), counted, ranks[rows][found], correct[:, found], to_find, recall_steps
         )
 
     def precision_at_recall(self, epsilon: float = 0.0) -> np.ndarray | None:
@@ -64,16 +64,16 @@ class Ranking(NamedTuple):
         if to_find == 0:
             return None
         levels = np.zeros((len(self.correct), len(self.recall_steps)))
-        if not len(self.places):
+        if not len(self.ranks):
             return levels
-        seen = np.cumsum(self.counted, axis=1)[:, self.places]  # (T or 1, C)
+        seen = np.cumsum(self.counted, axis=1)[:, self.ranks]  # (T or 1, C)
         correct = np.cumsum(self.correct, axis=1)  # (T, C)
         precision = correct / (np.maximum(seen, 1) + epsilon)
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         for level, line, reached in zip(levels, best_from_here, correct / to_find):
-            places = np.searchsorted(reached, self.recall_steps)
-            attained = places < len(line)
-            level[attained] = line[places[attained]]
+            steps = np.searchsorted(reached, self.recall_steps)
+            attained = steps < len(line)
+            level[attained] = line[steps[attained]]
         return levels
 
     def average_precisions(self, draws: np.ndarray) -> np.ndarray:
@@ -87,9 +87,9 @@ class Ranking(NamedTuple):
         with_boxes = np.flatnonzero(self.to_find)
         to_find = draws[:, with_boxes] @ self.to_find[with_boxes]  # (S,)
         values = np.where(to_find > 0, 0.0, np.nan)
-        if not len(self.places):
+        if not len(self.ranks):
             return values
-        last = self.places[-1] + 1  # what ranks lower changes nothing
+        last = self.ranks[-1] + 1  # what ranks lower changes nothing
         together = max(1, BLOCK // (len(self.counted) * last + self.correct.size))
         for start in range(0, len(draws), together):
             part = slice(start, start + together)
@@ -102,9 +102,9 @@ class Ranking(NamedTuple):
         """(S,): the sum of precisions over recall steps and thresholds. weights: (S, n), of each detection."""
         counted = self.counted[:, : weights.shape[1]]
         weighed = weights[:, None] if counted.all() else counted * weights[:, None]  # (S, T or 1, n)
-        after_the_one_before = np.concatenate([[0], self.places[:-1] + 1])
+        after_the_one_before = np.concatenate([[0], self.ranks[:-1] + 1])
         seen = np.cumsum(np.add.reduceat(weighed, after_the_one_before, axis=2), axis=2)  # (S, T or 1, C)
-        correct = np.cumsum(self.correct * weights[:, None, self.places], axis=2)  # (S, T, C)
+        correct = np.cumsum(self.correct * weights[:, None, self.ranks], axis=2)  # (S, T, C)
         precision = correct / np.maximum(seen, 1)
         best_from_here = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
         passed = _steps_passed(to_find, int(correct.max()), self.recall_steps)  # (S, number of correct ones + 1)

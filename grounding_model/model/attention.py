@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grounding_model.model.activation_checkpointing import recomputed
+from grounding_model.model.kernels.feedforward import feed_forward
 
 LevelSizes = Sequence[tuple[int, int]]  # height, width of each level
 
@@ -135,6 +136,8 @@ def rows_times(rows: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
 class DeformableAttention(nn.Module):
     """Each query attends to a few points of every level around its reference (arXiv 2010.04159, section 4.1)."""
 
+    recomputes_chunks = True  # in training, see in_row_chunks
+
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
@@ -177,7 +180,8 @@ class DeformableAttention(nn.Module):
             return self.output(sampled.to(self.output.weight.dtype))
 
         references = references.expand(len(query), -1, -1, -1).flatten(0, 1)
-        answer = in_row_chunks(look, query.flatten(0, 1), references, first_rows_of(value, query.shape[1]))
+        first_rows = first_rows_of(value, query.shape[1])
+        answer = in_row_chunks(look, query.flatten(0, 1), references, first_rows, recompute=self.recomputes_chunks)
         return answer.unflatten(0, query.shape[:2])
 
     def sample(
@@ -333,6 +337,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         drawn = self.training and self.dropout.p > 0
+        if on_cpu(x) and torch.is_grad_enabled() and not drawn and not torch.is_autocast_enabled("cpu"):
+            parts = ((layer.weight, layer.bias) for layer in (self.expand, self.shrink))
+            return feed_forward(x.flatten(0, -2), *parts).unflatten(0, x.shape[:-1])
         return in_row_chunks(self.of_rows, x.flatten(0, -2), recompute=not drawn).unflatten(0, x.shape[:-1])
 
     def of_rows(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class TimmFeatures(nn.Module):
         self._renormalisation = renormalisation(config.mean, config.std)
         self._frozen_statistics = config.frozen_statistics
         self._dtype = torch.float32
+        self._frozen: tuple[TimmFeatures, ...] = ()  # a tuple hides the copy from parameters() and state_dict()
 
     def train(self, mode: bool = True) -> TimmFeatures:
         super().train(mode)
@@ -67,6 +69,9 @@ class TimmFeatures(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C, H / stride, W / stride)]. Pads to a multiple of the stride, which some need."""
+        if self._frozen and torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._frozen[0](pixels)
         height, width = pixels.shape[2:]
         if self._renormalisation is not None:
             scale, shift = self._renormalisation
@@ -92,6 +97,21 @@ class TimmFeatures(nn.Module):
                 logger.debug("batch norms of the backbone are not folded: %s", error)
         # Same memory format as the maps; otherwise each convolution reorders its weights in every call.
         self.network.to(memory_format=torch.channels_last)
+
+    def use_frozen_copy(self, bfloat16: bool) -> None:
+        """For training with frozen weights: maps come from a copy that is prepared as for inference.
+
+        The copy has no gradients and is not saved; without gradients (in a validation) the original is used.
+        Raises ValueError if a weight is trained.
+        """
+        if any(weight.requires_grad for weight in self.parameters()):
+            raise ValueError("the backbone is trained; expected frozen weights")
+        self._frozen = ()
+        frozen = deepcopy(self).eval()
+        frozen.fold_batch_norms()
+        if bfloat16:
+            frozen.use_bfloat16()
+        self._frozen = (frozen,)
 
     def use_bfloat16(self) -> None:
         """For inference, in place: bfloat16 convolutions, in our own networks with folded batch norms.

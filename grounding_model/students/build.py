@@ -137,7 +137,7 @@ def _load_backbone(network: nn.Module, name: str, source: str) -> None:
     expected = network.state_dict()
     chosen = {key: tensors[key] for key in expected if key in tensors and tensors[key].shape == expected[key].shape}
     if missing := [key for key in expected if key not in chosen and not key.endswith("num_batches_tracked")]:
-        what = f"{counted(missing)} missing or misshapen for {name}"
+        what = f"{counted(missing)} missing or of another shape than in {name}"
         raise InputError(source, what, "expected weights of this network with timm's tensor names")
     network.load_state_dict(chosen, strict=False)
 

@@ -21,6 +21,7 @@ from grounding_model.glyphs.tokenizer import glyph_tokenizer
 from grounding_model.inputs.tokens import CaptionTokenizer, load_tokenizer
 from grounding_model.model.activation_checkpointing import set_recompute
 from grounding_model.model.grounding import GroundingModel
+from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.targets import Target
 from grounding_model.training.config import FromScratch, FromWeights, TrainConfig
 from grounding_model.training.memory import check_memory, estimate_run
@@ -91,6 +92,7 @@ class GroundingLearner:
         if config.dropout is not None:
             set_dropout(self.model, config.dropout)
         set_recompute(self.model, config.recompute)
+        use_compiled_gather(self.model)  # on a CPU; before the first step, since validation does the same
         self.skips_parameters = config.region_words.alone_until > 0  # the transformer, at first
 
     def check_memory(self, device: torch.device) -> None:

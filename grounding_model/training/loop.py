@@ -48,8 +48,16 @@ from grounding_model.training.distributed import (
 )
 from grounding_model.training.learner import Batch, GroundingLearner, Learner
 from grounding_model.training.log import Meter, TrainingLog
-from grounding_model.training.optimizer import freeze, learning_rate_at, scaled_rate, set_learning_rate, set_training
+from grounding_model.training.optimizer import (
+    freeze,
+    learning_rate_at,
+    scaled_rate,
+    set_learning_rate,
+    set_training,
+    speed_up_frozen_backbone,
+)
 from grounding_model.training.state import (
+    AUTOCAST,
     STATE_FILE,
     TrainingState,
     provenance,
@@ -152,6 +160,7 @@ class _Training:
         if processes.count > 1:  # dropout and noise differ between processes
             torch.manual_seed(config.seed + processes.index)
         self._run.resume(config.work_dir / STATE_FILE, self._settings)
+        speed_up_frozen_backbone(self._learner.model, AUTOCAST[config.precision])
         self._log = TrainingLog(config.work_dir, self._run.step, on_progress, processes.is_first, config.tensorboard)
         self._meter = Meter(self._device, processes.count)
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from formats.io.errors import InputError
+from grounding_model.model.backbone import TimmFeatures
 from grounding_model.training.settings import OptimizerConfig
 
 
@@ -113,6 +114,16 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[nn.Module]:
         for parameter in parameters:
             parameter.requires_grad_(False)
     return [module for name, module in model.named_modules() if any(name.startswith(prefix) for prefix in prefixes)]
+
+
+def speed_up_frozen_backbone(model: nn.Module, autocast: torch.dtype | None) -> None:
+    """Lets a timm backbone that is frozen as a whole compute its maps as in inference; its weights do not change.
+
+    Called when the weights and the device are final. autocast: the precision of the training.
+    """
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, TimmFeatures) and not any(weight.requires_grad for weight in backbone.parameters()):
+        backbone.use_frozen_copy(bfloat16=autocast is torch.bfloat16)
 
 
 def set_training(model: nn.Module, frozen: Sequence[nn.Module]) -> None:

@@ -75,7 +75,7 @@ def _add_audit(commands) -> None:
         "--seed",
         type=seed,
         metavar="S",
-        help=f"random seed of the sample (default {defaults.SEED}, or that of the audit that goes on)",
+        help=f"random seed of the sample (default {defaults.SEED}, or that of the audit that is continued)",
     )
     parser.add_argument("--new", action="store_true", help="draw a new sample; existing reviews are kept")
     _add_page(parser)
@@ -138,7 +138,7 @@ def _review(audit: Audit, options: argparse.Namespace) -> int:
 
 
 def _open_page(options: argparse.Namespace, annotations: Path, more: list[str]) -> int:
-    """The review page of the annotations, until it is interrupted. Gives its exit code."""
+    """Serves the review page of the annotations until it is interrupted; returns its exit code."""
     from browse.__main__ import main
     from formats.dataset_names import label_map_beside
 
@@ -152,7 +152,7 @@ def _open_page(options: argparse.Namespace, annotations: Path, more: list[str]) 
 
 
 def _images(options: argparse.Namespace) -> Path:
-    """As given, of the plan that made the labels, or beside them."""
+    """The image folder: as given, that of the plan that made the labels, or images/ beside them."""
     from flows.labelling.manifest import read_manifest
 
     if options.images is not None:
@@ -167,7 +167,7 @@ def _images(options: argparse.Namespace) -> Path:
 
 
 def _work_dir(options: argparse.Namespace) -> Path | None:
-    """Of the plan that made the labels: as given, as their .meta.json says, or in work_dirs/."""
+    """The work_dir of the plan that made the labels: as given, as in their .meta.json, or in work_dirs/."""
     from browse.review.candidates import find_plan
 
     plan = find_plan(options.labels, options.work_dir)

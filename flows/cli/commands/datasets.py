@@ -57,7 +57,7 @@ def _add_convert(commands) -> None:
         "--for",
         dest="loader",
         choices=("mmdet", "open-groundingdino"),
-        help="odvg: leave out, and count, what this program would train on wrongly or fail at (ignored boxes, …)",
+        help="odvg: leave out, and count, what this program would misread or fail on (ignored boxes, …)",
     )
     parser.add_argument(
         "--with-scores",
@@ -143,7 +143,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--split", metavar="S", help="huggingface, refcoco: train, val, testA …; flickr30k: a file with image IDs"
     )
     parser.add_argument(
-        "--box-format", metavar="F", help="huggingface: xywh (default), or xyxy for data sets that give two corners"
+        "--box-format", metavar="F", help="huggingface: xywh (default), or xyxy for data sets that store two corners"
     )
 
 
@@ -207,7 +207,7 @@ def _check_labels(options: argparse.Namespace) -> bool:
         problems += 1
     print(f"{options.source}: {problems or 'no'} problem{'' if problems == 1 else 's'}")
     if unread := describe_omissions(omissions):
-        print(f"not read, since a record has no place for it:\n{unread}")
+        print(f"not read, since records have no field for it:\n{unread}")
     return problems > 0
 
 

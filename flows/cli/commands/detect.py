@@ -98,7 +98,7 @@ def _detect(options: argparse.Namespace) -> int:
 
 
 def _prompt(options: argparse.Namespace):
-    """The prompt; None, all classes, for a small detector where --texts is not given."""
+    """The prompt; None, which means all classes, for a small detector without --texts."""
     from formats.io.errors import InputError
     from grounding_model.checkpoints.locations import locate
     from grounding_model.inputs.prompt import Prompt
@@ -106,7 +106,7 @@ def _prompt(options: argparse.Namespace):
 
     closed = has_own_classes(options.weights)
     if options.texts is None and not closed:
-        locate(options.weights)  # weights that are not there are the likelier mistake
+        locate(options.weights)  # missing weights are the more likely mistake
         remedy = "expected a prompt, such as --texts 'a red car' or --texts 'cat. dog' -c"
         raise InputError("--texts", "is missing", remedy)
     if options.texts is None:

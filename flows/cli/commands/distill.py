@@ -38,14 +38,14 @@ def add(commands) -> None:
         metavar="N",
         help="number of queries, the maximum of boxes per image (default: the student's own)",
     )
-    text = "of two answers of one class with a higher IoU, drop the one with the lower score "
+    text = "of two boxes of a class with a higher IoU, drop the one with the lower score "
     text += f"(default {FromStudent.nms_iou:g}; 1 keeps both)"
     parser.add_argument("--nms-iou", type=float, metavar="IOU", help=text)
     parser.add_argument("--label-map", metavar="FILE", help="label map (default: X_label_map.json beside LABELS)")
     parser.add_argument(
         "--trust",
         choices=get_args(Trust),
-        help=f"weight of a label in training: all alike, by its score, or every label as true (default {TRUST})",
+        help=f"weight of a label in training: as in the file, by its score, or the same for all (default {TRUST})",
     )
     parser.add_argument("--teacher", metavar="W", help="the model that made the labels, to compare with")
     parser.add_argument(
@@ -80,7 +80,7 @@ def _distill(options: argparse.Namespace) -> int:
 
 
 def _changed(config, options: argparse.Namespace):
-    """The configuration with what the command line says."""
+    """The configuration with the options of the command line."""
     from grounding_model.data.sources import OdvgData
 
     start = {"student": options.student, "backbone": options.backbone, "image_size": options.image_size}

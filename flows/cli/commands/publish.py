@@ -1,4 +1,4 @@
-"""A data set as others see it: `groundhog select` and `groundhog publish`."""
+"""Selecting images and publishing a data set: `groundhog select` and `groundhog publish`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _select(options: argparse.Namespace) -> int:
     from formats.overwrite import refuse_to_lose_labels
 
     if (options.source is None) == (options.work_dir is None):
-        raise InputError("select", "nothing or two to select from", "expected SOURCE or --work-dir DIR")
+        raise InputError("select", "neither SOURCE nor --work-dir, or both", "expected one of them")
     if options.count < 1:
         raise InputError("-n", f"{options.count}", "expected at least one image")
     names = _label_map_of(options)
@@ -73,7 +73,7 @@ def _select(options: argparse.Namespace) -> int:
 
 
 def _label_map_of(options: argparse.Namespace) -> dict[int, str] | None:
-    """The label map beside the file that is selected from; None where there is none, or it is a folder of images."""
+    """The label map beside the source; None if there is none, or if the source is a folder of images."""
     from flows.labelling.manifest import read_manifest
     from formats.label_map import read_label_map
 
@@ -133,7 +133,7 @@ def _publish(options: argparse.Namespace) -> int:
         print(f"{old} is published as {new}: another image has its name with another suffix")
     for format_name, omissions in done.left_out.items():
         if omissions:
-            print(f"{format_name} has no place for:\n{describe_omissions(omissions)}")
+            print(f"{format_name} cannot store:\n{describe_omissions(omissions)}")
     print(done.folder)
     return 0
 

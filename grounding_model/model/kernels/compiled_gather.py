@@ -1,7 +1,8 @@
 """Optional sampling on a CPU by a loop in C++ (gather.cpp), compiled once by this machine's compiler.
 
 It computes the same as attention.sample_rows, up to rounding, in less than half the time, because the corners of a
-point are never written to memory. Without a compiler, or with GROUNDHOG_COMPILE=0, the plain layer is used.
+point are never written to memory; in training the gradient too, which takes a fifth of the plain layer's time. Without
+a compiler, or with GROUNDHOG_COMPILE=0, the plain layer is used.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import logging
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from grounding_model.model.attention import DeformableAttention, LevelSizes, level_constants
 from grounding_model.model.grounding import GroundingModel
@@ -41,33 +46,72 @@ def use_compiled_gather(model: GroundingModel) -> bool:
 
 
 class CompiledDeformableAttention(DeformableAttention):
-    """Falls back to the plain layer in training and on other devices."""
+    """Falls back to the plain layer on other devices and for other number formats."""
+
+    # What the gradient needs is smaller than what the plain layer would store, and there is one call for all queries.
+    recomputes_chunks = False
 
     def sample(
         self, table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
     ) -> Tensor:
-        if torch.is_grad_enabled() or table.device.type != "cpu" or table.dtype not in NAMES:
+        if table.device.type != "cpu" or table.dtype not in NAMES:
             return super().sample(table, sizes, first_rows, locations, weights)
+        if torch.is_grad_enabled():
+            return differentiable_sample_rows(table, sizes, first_rows, locations, weights)
         return compiled_sample_rows(table, sizes, first_rows, locations, weights)
 
 
 NAMES = {torch.float32: "gather_float32", torch.bfloat16: "gather_bfloat16"}
+BACKWARD = "gather_back"
 
 
 def compiled_sample_rows(
     table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
 ) -> Tensor:
     """Like attention.sample_rows, without gradient -> (N, C) float32. Requires library() to be available."""
-    queries, heads, levels, points = weights.shape
-    output = torch.empty(queries, heads * table.shape[1])
-    constants = level_constants(sizes, table.device)
-    inputs = (table, constants, first_rows, locations.float(), weights.float())
-    held = [each.contiguous() for each in inputs]  # keeps them alive until the loop has finished
-    getattr(library(), NAMES[table.dtype])(
-        *(each.data_ptr() for each in (*held, output)),
-        queries, heads, levels, points, table.shape[1], torch.get_num_threads(),
-    )  # fmt: skip
+    output = torch.empty(len(weights), weights.shape[1] * table.shape[1])
+    inputs = (table, level_constants(sizes, table.device), first_rows, locations.float(), weights.float())
+    _call(NAMES[table.dtype], [each.contiguous() for each in inputs], [output])
     return output
+
+
+def differentiable_sample_rows(
+    table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Like attention.sample_rows, in float32 -> (N, C). Requires library() to be available."""
+    constants = level_constants(sizes, table.device)
+    return _SampleRows.apply(table.float(), constants, first_rows, locations.float(), weights.float())  # type: ignore[no-any-return]
+
+
+class _SampleRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, *inputs: Tensor) -> Tensor:
+        """table, constants, first rows, locations, weights as in sample_rows."""
+        held = [each.contiguous() for each in inputs]
+        ctx.save_for_backward(*held)
+        table, weights = held[0], held[-1]
+        output = table.new_empty(len(weights), weights.shape[1] * table.shape[1])
+        _call(NAMES[torch.float32], held, [output])
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        held = ctx.saved_tensors
+        table, _, _, locations, weights = held
+        grads = [torch.zeros_like(each) for each in (table, locations, weights)]
+        _call(BACKWARD, [*held, grad.contiguous()], grads)
+        return grads[0], None, None, *grads[1:]
+
+
+def _call(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    """Runs a function of the library. inputs: contiguous table, constants, first rows, locations, weights, …"""
+    if is_fake(inputs[0]):  # of an estimate of memory: has no data
+        return
+    table, weights = inputs[0], inputs[4]
+    getattr(library(), name)(
+        *(each.data_ptr() for each in (*inputs, *outputs)), *weights.shape, table.shape[1], torch.get_num_threads()
+    )
 
 
 @cache
@@ -81,9 +125,9 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("cannot compile the sampling loop, using the slower plain one: %s", error)
         return None
-    for name in NAMES.values():
-        function = getattr(loaded, name)
-        function.argtypes, function.restype = [POINTER] * 6 + [LONG] + [INT] * 5, None
+    for name in (*NAMES.values(), BACKWARD):
+        function, pointers = getattr(loaded, name), 9 if name == BACKWARD else 6
+        function.argtypes, function.restype = [POINTER] * pointers + [LONG] + [INT] * 5, None
     return loaded
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the peer with the same weights as ours, costs of contestants that take turns.
+"""What the benchmarks share: the peer with the same weights as ours, costs of functions that run by turns.
 
 Weights are random, including offsets, layer scales and heads: their usual initial values are so small or equal that
 errors in what they multiply would not be noticed.

@@ -32,7 +32,7 @@ COLOUR, SHAPE = 0.4, 0.3  # weights relative to the edges' weight of 1; chosen o
 READERS = 4  # threads
 
 
-class Likeness:
+class Similarity:
     """Compares the images of a review, and crops of them, by similarity. Thread-safe.
 
     path_of: returns the picture of a line; raises InputError for a name outside the folder.
