@@ -186,3 +186,21 @@ def test_the_labels_of_a_person_teach_the_student_too(config: SelfTrainConfig, t
     assert taught[0].labels == tmp_path / "x_od_v1.json"
     assert names(known) < set(LABELLED)
     assert len(names(known)) == 3  # not those held back
+
+
+def test_lines_without_labels_are_neither_trained_on_nor_left_unlabelled(
+    config: SelfTrainConfig, tmp_path: Path
+) -> None:
+    known = [*read_odvg(tmp_path / "known_od.json")]
+    write_odvg(tmp_path / "known_od.json", [*known[:4], replace(known[4], instances=None)])
+    trained = run(config).trained
+    assert names(trained[1].datasets[0]) >= {LABELLED[4]}
+    assert all(LABELLED[4] not in names(each.datasets[-1]) for each in trained)
+
+
+def test_an_image_is_not_both_labelled_by_a_person_and_to_be_labelled(config: SelfTrainConfig, tmp_path: Path) -> None:
+    write_odvg(tmp_path / "x_od.json", [Record(name, 32, 32) for name in (LABELLED[2], "image-006.png")])
+    recorder = Recorder()
+    with pytest.raises(InputError, match=rf"x_od.json: lists 1 image that known_od.json labels, such as {LABELLED[2]}"):
+        self_train(config, stages=recorder.stages())
+    assert recorder.trained == []
