@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from formats.io.files import write_whole
-from formats.io.plurals import first_of
 from formats.io.markdown import markdown_text
+from formats.io.plurals import first_of
 from grounding_model.students.network import Student
 
 CARD = """\
