@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from PIL import Image, ImageOps
 from flows import bootstrap_od
 from flows.cli.command import main
 from flows.curation.check import check_images, describe_report
+from flows.curation.data_card import DataCard, SplitCounts, write_data_card
 from flows.curation.duplicates import MIN_DOUBTFUL, MIN_INLIERS, agreeing_points, find_duplicates
 from flows.curation.fingerprints import HASH_BITS, fingerprint
 from flows.curation.publish import publish
@@ -42,6 +45,7 @@ from formats.candidates import (
 )
 from formats.dataset_names import label_map_beside
 from formats.images import image_size, list_images
+from formats.io.markdown import markdown_text
 from grounding_model.glyphs import write_scenes
 
 SIDES = 400
@@ -365,6 +369,17 @@ def test_the_card_describes_how_the_labels_were_made_in_each_round(labels):
     ):
         assert part in card, part
     assert json.loads((out / "croissant.json").read_text())["citeAs"] == cite
+
+
+def test_names_of_users_are_text_in_a_card_and_no_markup() -> None:
+    assert markdown_text("<b>a|b</b> & *c*") == r"\<b\>a\|b\</b\> \& \*c\*"
+    assert markdown_text("traffic_light, stop sign (red)\n") == "traffic_light, stop sign (red)"
+    counts = SplitCounts("train", 1, 0, {"<script>x</script>": 1}, 0, 1)
+    card = DataCard("my <set>", "mit", ("<script>x</script>",), (counts,))
+    with TemporaryDirectory() as folder:
+        write_data_card(Path(folder) / "README.md", card)
+        text = (Path(folder) / "README.md").read_text().split("---\n", 2)[2]
+    assert "<s" not in text.replace("\\<", "")
 
 
 def test_the_card_names_the_categories_that_are_mixed_up_and_who_says_so(labels):

@@ -119,7 +119,7 @@ def check_inputs(config: SelfTrainConfig, source: Source, truth: BenchmarkData |
         check_policy_names([*names.values(), *config.policy.distractors], config.policy)
         check_prompt(source.label_map, config.policy.distractors)
         if config.labelled is not None:
-            check_known_labels(config.labelled.annotations, source.images, tuple(names.values()))
+            check_known_labels(config.labelled.annotations, source.images, tuple(names.values()), source.annotations)
         if config.distill is not None:
             check_student(config.distill.start, tuple(names.values()), config.distill.onnx)
     _check_corrections(config.policy, source.annotations, names)
