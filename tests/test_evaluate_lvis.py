@@ -151,7 +151,7 @@ def test_what_cannot_be_scored_is_named(lvis):
     truth, predictions, names, federation, _ = lvis
     with pytest.raises(InputError, match="no box"):
         evaluate_lvis(truth, predictions, ["unicorn"], federation)
-    with pytest.raises(InputError, match="each once"):
+    with pytest.raises(InputError, match="no duplicates"):
         evaluate_lvis(truth, predictions, [*names, names[0]], federation)
     with pytest.raises(InputError, match="is not labelled"):
         evaluate_lvis([replace(truth[0], instances=None)], [], names, federation)

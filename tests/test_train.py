@@ -308,6 +308,37 @@ def test_groups_have_their_rates() -> None:
     assert groups == {(0.1, 1e-4): 1, (0.1, 0.0): 1, (1.0, 1e-4): 1, (1.0, 0.0): 1}
 
 
+def test_a_multiplier_of_no_part_is_refused_unless_it_is_a_default() -> None:
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    build_optimizer(model, OptimizerConfig(multipliers={"text_encoder.bert": 0.1, "hea": 0.5}))
+    with pytest.raises(InputError, match="no parameter's name contains 'haed'; expected one of backbone, head"):
+        build_optimizer(model, OptimizerConfig(multipliers={"haed": 0.5}))
+
+
+def test_the_folder_of_the_images_is_no_work_dir(config: TrainConfig, tmp_path: Path) -> None:
+    data = config.datasets[0]
+    assert isinstance(data, OdvgData)
+    with pytest.raises(InputError, match="is the folder of the images; expected another work_dir"):
+        training.check_data(replace(config, work_dir=data.image_root / "."))
+
+
+def test_images_of_one_cell_name_their_setting(config: TrainConfig) -> None:
+    class Small:
+        targets = (None,)
+
+        def to(self, device: torch.device) -> object:
+            return self
+
+    class Run:
+        step = 0
+
+        def parallel(self, batch: object, step: int) -> object:
+            return nn.BatchNorm1d(2)(torch.zeros(1, 2))
+
+    with pytest.raises(InputError, match="augment: makes images so small that a feature map of a batch of 1 has one"):
+        training._losses(Run(), Small(), torch.device("cpu"))  # type: ignore[arg-type]
+
+
 def test_the_rate_over_a_run() -> None:
     cosine = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=4, final_fraction=0.1)
     rates = [learning_rate_at(step, 104, cosine, 1.0) for step in range(105)]
