@@ -110,6 +110,9 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:  # its message lists twenty kinds of devices
+        raise InputError("device", f"'{name}' is not a device", "expected auto, cpu, cuda or cuda:1") from None
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first_line = str(error).splitlines()[0]
@@ -123,8 +126,13 @@ def current_device(device: torch.device) -> AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def fast_forward(model: GroundingModel) -> GroundingModel | ReplayedModel:
-    """Speeds up inference on a GPU: Triton kernels where Triton is installed, and CUDA graphs for recurring sizes."""
+def fast_forward(model: GroundingModel, device: torch.device) -> GroundingModel | ReplayedModel:
+    """Speeds up inference on a GPU: Triton kernels where Triton is installed, and CUDA graphs for recurring sizes.
+
+    The layers are replaced in place, and the model can no longer be trained.
+    """
+    if device.type != "cuda":
+        return model
     try:
         from grounding_model.model.kernels.choice import use_kernels
     except ImportError as error:  # Triton comes with PyTorch for GPUs, but not on every system
@@ -138,7 +146,8 @@ class Detector:
     """A model with its tokenizer on a device.
 
     provenance: how the weights were made, from the metadata of their file. dtype: see load_detector; the attribute
-    holds the format that 'auto' resolved to. bfloat16 changes the model in place.
+    holds the format that 'auto' resolved to. bfloat16 changes the model in place. in_training: the model is being
+    trained, so its layers are not replaced by kernels, which have no gradients.
     """
 
     gives_image_features = True  # labelling requests image features only from detectors that set this
@@ -150,6 +159,7 @@ class Detector:
         device: torch.device | str = "cpu",
         provenance: Mapping[str, str] | None = None,
         dtype: str = DTYPE,
+        in_training: bool = False,
     ) -> None:
         try:
             self.dtype = choose_dtype(dtype, torch.device(device))
@@ -160,7 +170,7 @@ class Detector:
             use_bfloat16(self.model)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
-        self.forward = fast_forward(self.model) if self.device.type == "cuda" else self.model
+        self.forward = self.model if in_training else fast_forward(self.model, self.device)
         if self.device.type == "cpu":
             use_compiled_gather(self.model)
         self.provenance = dict(provenance or {})
