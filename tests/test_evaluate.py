@@ -350,6 +350,24 @@ def test_samples_come_back_as_they_were_written(tmp_path):
         read_samples(tmp_path / "samples.npz")
 
 
+def test_samples_of_older_versions_are_read(tmp_path):
+    arrays = {
+        "images": np.array([0, 1, 1]),
+        "counted": np.ones((1, 3), dtype=bool),
+        "places": np.array([0, 2]),
+        "correct": np.ones((10, 2), dtype=bool),
+        "to_find": np.array([1, 1]),
+        "recall_steps": np.linspace(0, 1, 101),
+    }
+    np.savez_compressed(tmp_path / "older.npz", **{f"0/{name}": value for name, value in arrays.items()})
+    (ranking,) = read_samples(tmp_path / "older.npz")
+    for found, expected in zip(ranking, arrays.values(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    write_samples(tmp_path / "now.npz", [ranking])
+    with np.load(tmp_path / "now.npz") as tables:
+        assert set(tables.files) == {f"0/{name}" for name in arrays}
+
+
 def test_a_share_counts_every_phrase_as_often_as_its_image_is_drawn():
     samples = Shares(np.array([0, 0, 2]), np.array([True, False, True]), 3)
     assert resampled(samples, np.array([[1, 1, 1], [0, 1, 2], [2, 1, 0]])).tolist() == pytest.approx([2 / 3, 1, 1 / 2])
