@@ -37,7 +37,7 @@ class Selection:
 
     without: annotation files whose images are left out. label_map: a file that assigns labels to names; names that
     are not in it get the next free labels. sample: number of images to draw at random. parts: name -> share; each part
-    becomes a file. seed: for sample and parts. join_names: give one label to names that a detector cannot tell apart
+    becomes a file. seed: for sample and parts. join_names: give one label to names that a detector cannot distinguish
     ("Cat", "cat").
     """
 
@@ -257,7 +257,7 @@ def write(
     source: str | Path,
     may_be_empty: bool = False,
 ) -> str:
-    """Writes the records; returns a summary with what the format cannot hold.
+    """Writes the records; returns a summary with what the format cannot store.
 
     source: named in messages. Raises InputError if there are no records, unless may_be_empty.
     """
@@ -281,7 +281,7 @@ def write(
     if elsewhere:
         message += f"\n{_names_elsewhere(elsewhere)}"
     lost = describe_omissions(omissions)
-    return f"{message}\n{target_format} cannot hold:\n{lost}" if lost else message
+    return f"{message}\n{target_format} cannot store:\n{lost}" if lost else message
 
 
 _WITH_LABEL_MAP = ("odvg", "open-groundingdino")  # have a label map in a file beside the labels

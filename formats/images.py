@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from threading import Condition
@@ -31,10 +32,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".
 IMAGE_SUFFIXES |= {".tif", ".tiff", ".gif", ".bmp", ".dib", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"}
 IMAGE_SUFFIXES |= {".tga", ".icb", ".vda", ".vst", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".qoi", ".sgi"}
 _HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
-if find_spec("pillow_heif") is not None:  # groundhog[heic]
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
+_READS_HEIF = find_spec("pillow_heif") is not None  # groundhog[heic]
+if _READS_HEIF:
     IMAGE_SUFFIXES |= _HEIF_SUFFIXES
 
 # Files often found beside images, which are skipped without a warning.
@@ -126,6 +125,7 @@ _warned: set[tuple[str, str]] = set()  # every stage lists its folder, but each 
 
 
 def _opens_as_image(path: Path) -> bool:
+    _read_heif()
     try:
         with _open_file(path) as stream, Image.open(stream):
             return True
@@ -141,6 +141,15 @@ def _open_file(path: str | Path) -> IO[bytes]:
     if not is_address(path) and path.exists() and not path.is_file():
         raise InputError(path, "is not a file", "expected an image file")
     return path.open("rb")
+
+
+@cache
+def _read_heif() -> None:
+    """Makes Pillow read HEIC if groundhog[heic] is installed; before the first image, not when a command starts."""
+    if _READS_HEIF:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def _list_address(root: Path) -> list[str]:
@@ -295,6 +304,7 @@ def max_pixels() -> int | None:
 
 def _opened(path: str | Path, stream: IO[bytes]) -> Image.Image:
     """Image.open with our limit and our message instead of Pillow's, which does not say what to do."""
+    _read_heif()
     limit = max_pixels()
     if limit != MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit

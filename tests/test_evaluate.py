@@ -242,12 +242,12 @@ def test_the_table_and_the_dictionary_say_the_same(coco):
         ("aa", "a", ["cat"], "truth: a is listed twice"),
         ("a", "aa", ["cat"], "predictions: a is listed twice"),
         ("a", "a", ["dog"], "no box of dog"),
-        ("a", "a", [], "expected one name or more"),
-        ("a", "a", ["cat", "cat"], "each once"),
+        ("a", "a", [], "expected at least one name"),
+        ("a", "a", ["cat", "cat"], "no duplicates"),
         ("", "", ["cat"], "no box of cat"),
     ],
 )
-def test_what_cannot_be_judged_is_named(truth, found, names, complaint):
+def test_what_cannot_be_scored_is_named(truth, found, names, complaint):
     truth = [picture(name, (box(0), "cat")) for name in truth]
     found = [picture(name, (box(0), "cat", 0.5)) for name in found]
     with pytest.raises(InputError, match=complaint):
@@ -472,7 +472,7 @@ def test_what_names_nothing_and_what_is_ignored_does_not_count():
         recall_at([caption(nothing, ignored)], [])
 
 
-def test_captions_that_cannot_be_judged_are_named():
+def test_captions_that_cannot_be_scored_are_named():
     region = Region((box(0),), ("a cat",))
     with pytest.raises(InputError, match=r"a\.png: other is not in the truth"):
         recall_at([caption(region)], [caption(region, text="other")])

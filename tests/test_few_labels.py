@@ -106,7 +106,7 @@ def test_every_later_epoch_has_its_share_of_them_at_full_weight(config: SelfTrai
     assert all(box.weight == 1.0 for record in read_odvg(known.annotations) for box in record.instances or ())
 
 
-def test_what_is_held_back_judges_and_is_never_trained_on(config: SelfTrainConfig) -> None:
+def test_held_back_labels_evaluate_and_are_never_trained_on(config: SelfTrainConfig) -> None:
     recorder = run(config)
     held_back = names(recorder.judged_by[0])
     assert len(held_back) == 2

@@ -55,7 +55,7 @@ def test_a_file_is_as_readable_as_any_other(tmp_path):
     assert len(modes) == 1
 
 
-def test_a_full_disk_is_named_even_where_a_library_tells_of_it_in_its_own_words(tmp_path):
+def test_a_full_disk_is_named_even_if_a_library_words_it_differently(tmp_path):
     path = tmp_path / "a.pt"
 
     def save():

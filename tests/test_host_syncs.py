@@ -17,14 +17,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grounding_model import detector as detecting
-from grounding_model.answers import LabelScoring, top_pairs
 from grounding_model.detector import current_device, load_detector
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
-from grounding_model.model.config import GLYPH_TINY
+from grounding_model.model.config import GLYPH_TINY, Denoising
+from grounding_model.model.denoising import ContrastiveDenoising
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Target, pad_targets
+from grounding_model.postprocessing import LabelScoring, top_pairs
 from grounding_model.training.losses import matched_sets, set_losses
 from grounding_model.training.settings import REFERENCE_LOSSES
 
@@ -52,7 +53,7 @@ def model() -> GroundingModel:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_model_asks_nothing_of_the_device(
+def test_the_model_never_waits_for_the_device(
     padded: bool, training: bool, model: GroundingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageBatch, "padded", padded)  # known from sizes, which are in the memory of the CPU
@@ -68,7 +69,7 @@ def test_the_model_asks_nothing_of_the_device(
             found.logits.sigmoid().mean().backward()
 
 
-def test_label_scores_and_thebest_pairs_ask_nothing_of_the_device() -> None:
+def test_label_scores_and_the_best_pairs_never_wait_for_the_device() -> None:
     scoring = LabelScoring.of([[1], [2, 3], [4]], [0, 1, 0], torch.device("cpu"))
     with NoQuestions():
         found = top_pairs(torch.randn(7, 6), torch.rand(7, 4), scoring, count=5, columns=2)
@@ -87,6 +88,20 @@ def test_losses_of_matched_queries_ask_nothing_of_the_device(model: GroundingMod
     sets = matched_sets(found, padded, REFERENCE_LOSSES)
     with NoQuestions():
         set_losses(sets, padded, found.token_mask, REFERENCE_LOSSES)
+
+
+def test_targets_and_denoising_ask_nothing_of_the_device() -> None:
+    """Of tensors on the device `meta` nothing can be asked."""
+    boxes, tokens = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.6, 0.3, 0.2]]), torch.ones(2, 5, dtype=torch.bool)
+    ignore = torch.tensor([False, True])
+    targets = [Target(boxes, tokens, torch.arange(2), torch.ones(2), ignore, (96, 128)).to("meta")] * 2
+    queries = ContrastiveDenoising(Denoising(queries=20), width=8).to("meta")(targets, matching_queries=5)
+    assert queries.content.device.type == "meta"
+    assert queries.content.shape == (2, 40, 8)
+    assert [len(part) for part in queries.positives] == [40] * 3
+    padded = pad_targets(targets)
+    assert (padded.wanted_count, padded.any_ignored) == (2, True)
+    assert padded.wanted.device.type == padded.scale.device.type == "meta"
 
 
 def test_such_a_question_is_noticed() -> None:

@@ -266,7 +266,7 @@ def test_a_list_that_coco_gives_twice_is_not_read_as_its_second(tmp_path: Path) 
         list(read_coco(path))
 
 
-def test_a_category_without_a_name_is_not_converted_to_a_map_that_nobody_reads(tmp_path: Path) -> None:
+def test_a_category_without_a_name_is_refused_in_conversion(tmp_path: Path) -> None:
     path = coco_file(tmp_path / "c.json", categories=[{"id": 1, "name": " "}])
     with pytest.raises(InputError, match="the category of label 0 has no name"):
         convert("coco", "odvg", path, tmp_path / "x_od.json")
@@ -340,7 +340,7 @@ def result(kind: str, **value: object) -> dict:
     return {"id": "r", "type": kind, "original_width": 100.0, "original_height": 50, "value": value}
 
 
-def test_labelstudio_reads_the_boxes_of_outlines_and_of_labels_apart(tmp_path: Path) -> None:
+def test_labelstudio_reads_the_boxes_of_outlines_and_of_separate_labels(tmp_path: Path) -> None:
     sides = {"x": 10, "y": 20, "width": 30, "height": 40}
     split = [result("rectangle", **sides), result("labels", **sides, labels=["cat"])]
     polygon = [result("polygonlabels", points=[[10, 20], [40, 20], [20, 60]], polygonlabels=["cat"])]

@@ -13,7 +13,6 @@ from torch import nn
 from flows.cli.command import main
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
-from grounding_model.answers import Detections, best_detections
 from grounding_model.checkpoints.catalogue import CATALOGUE, catalogue_table
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES
@@ -22,6 +21,7 @@ from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.detector import load_detector
 from grounding_model.model.config import PHOTO_TINY
 from grounding_model.model.grounding import GroundingModel
+from grounding_model.postprocessing import Detections, best_detections
 from grounding_model.students.config import FromStudent
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.learner import set_dropout
@@ -60,7 +60,7 @@ def test_of_answers_that_overlap_the_best_of_each_label_stays() -> None:
     assert load_detector("photo-tiny").model.config.nms_iou == 0.6
 
 
-def test_it_answers_on_an_image_of_any_size() -> None:
+def test_it_runs_on_an_image_of_any_size() -> None:
     image = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
     [record] = load_detector("photo-tiny").predict([image], ["raccoon"], score_threshold=0.0)
     assert record.instances

@@ -290,7 +290,7 @@ def test_the_last_labels_that_passed_teach_a_student(config: SelfTrainConfig, tm
 
 
 @pytest.mark.slow
-def test_the_last_stage_writes_a_student_that_answers(config: SelfTrainConfig, tmp_path: Path) -> None:
+def test_the_last_stage_writes_a_student_that_detects(config: SelfTrainConfig, tmp_path: Path) -> None:
     start = FromStudent("glyph-student", image_size=64)
     stage = StudentStage(start, steps=1, trust="scores", licence="MIT")
     data = replace(config.data, categories=("cat", "dog"))

@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_is_named(
     assert not (config.work_dir / GroundingLearner.weights_name).exists()
 
 
-def test_what_was_passed_over_is_counted(config: TrainConfig, tmp_path: Path) -> None:
+def test_skipped_samples_are_counted(config: TrainConfig, tmp_path: Path) -> None:
     (folder := tmp_path / "broken").mkdir()
     records = [Record(f"{index}.png", 8, 8, (Instance((1, 1, 7, 7), 0, "cat"),)) for index in range(2)]
     write_odvg(folder / "od.jsonl", records)

@@ -21,7 +21,7 @@ import numpy as np
 
 from flows.audit import defaults
 from flows.audit.estimation import Strata
-from flows.audit.judging import labels_by_name
+from flows.audit.outcomes import labels_by_name
 from flows.audit.sampling import EMPTY_TERM, Design, design, expected_errors
 from flows.labelling.filter import MADE_BY
 from flows.labelling.manifest import parse_line, read_lines

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from formats.io.files import write_whole
 from formats.io.markdown import markdown_text
+from formats.io.plurals import first_of
 from grounding_model.students.network import Student
 
 CARD = """\
@@ -44,7 +45,7 @@ def write_card(path: Path, student: Student, facts: Mapping[str, str], table: st
     names = [markdown_text(name) for name in student.names]
     licence = f"license: {facts['teacher_licence'].lower()}\n" if "teacher_licence" in facts else ""
     rows = "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in facts.items())
-    some = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+    some = first_of(names, 5)
     text = CARD.format(
         licence=licence,
         some=some,

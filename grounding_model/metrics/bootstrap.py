@@ -97,7 +97,7 @@ def interval_within(values: np.ndarray, confidence: float = CONFIDENCE) -> Inter
 def resampled(samples: Samples, draws: Iterable[np.ndarray]) -> np.ndarray:
     """S resamples of (I,) counts -> (S,): the AP or share on each resample, NaN without a true box.
 
-    Some draws are looked at together: S x I numbers are never held at once.
+    Draws are processed in blocks, since S x I numbers would take too much memory.
     """
     if isinstance(samples, Shares):
         return np.array([_share(samples, draw) for draw in draws])

@@ -12,11 +12,13 @@ Slots that an image with fewer boxes leaves empty are negative queries without c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from grounding_model.inputs.image_batch import send
 from grounding_model.model import boxes as box_maths
 from grounding_model.model.config import Denoising
 from grounding_model.model.targets import Matching, Target
@@ -54,46 +56,53 @@ class ContrastiveDenoising(nn.Module):
         has no row in the embedding.
         """
         device = self.label_embedding.weight.device
+        # Which boxes there are and where they go is decided on the CPU, and sent at once: a GPU is not waited for.
         rows = [torch.nonzero(~target.ignore).flatten() for target in targets]  # the boxes that are denoised
         places = max(len(row) for row in rows)
         groups = max(1, self.config.queries // places) if places else 1
         group_size = 2 * places
 
         images = torch.cat([torch.full_like(row, image) for image, row in enumerate(rows)])
-        slots = torch.cat([torch.arange(len(row), device=device) for row in rows])
+        slots = torch.cat([torch.arange(len(row)) for row in rows])
         labels = torch.cat([target.labels[row] for target, row in zip(targets, rows)])
-        boxes = torch.cat([target.boxes[row] for target, row in zip(targets, rows)])
+        firsts = accumulate((len(target.labels) for target in targets), initial=0)
+        in_batch = torch.cat([row + first for row, first in zip(rows, firsts)])
 
         if len(labels) and labels.max() >= self.config.label_table:
             raise ValueError(
                 f"label {int(labels.max())} has no row in the denoising label table of {self.config.label_table}; "
                 "put fewer phrases into a caption or enlarge denoising.label_table"
             )
-        content = self.label_embedding(self._noisy_labels(labels.repeat(2 * groups), generator))
-        references = box_maths.inverse_sigmoid(self._noisy_boxes(boxes, groups, generator), eps=1e-3)
+        halves = torch.arange(2 * groups)[:, None]  # positives of group 0, its negatives, group 1, …
+        queries = (halves * places + slots).flatten()  # (2 * G * K,)
+        positive = Matching(
+            images.repeat(groups), queries.view(2 * groups, -1)[::2].flatten(), torch.cat(rows).repeat(groups)
+        )
+        noisy_labels = self._noisy_labels(labels.repeat(2 * groups), generator)
+        parts = (noisy_labels, in_batch, images.repeat(2 * groups), queries, *positive)
+        noisy_labels, in_batch, image_of, query_of, *positive_on_device = _sent(parts, device)
 
-        halves = torch.arange(2 * groups, device=device)[:, None]  # positives of group 0, its negatives, group 1, …
-        query_of = (halves * places + slots).flatten()  # (2 * G * K,)
-        image_of = images.repeat(2 * groups)
-        positive_queries = query_of.view(2 * groups, -1)[::2].flatten()
+        content = self.label_embedding(noisy_labels)
+        boxes = torch.cat([target.boxes for target in targets])[in_batch]
+        references = box_maths.inverse_sigmoid(self._noisy_boxes(boxes, groups, generator), eps=1e-3)
         shape = (len(targets), groups * group_size)
         return DenoisingQueries(
             content=content.new_zeros(*shape, content.shape[-1]).index_put((image_of, query_of), content),
             references=references.new_zeros(*shape, 4).index_put((image_of, query_of), references),
             attention_block=attention_block(groups, group_size, matching_queries, device),
-            positives=Matching(images.repeat(groups), positive_queries, torch.cat(rows).repeat(groups)),
+            positives=Matching(*positive_on_device),
             groups=groups,
             group_size=group_size,
         )
 
     def _noisy_labels(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(2 * G * K,) -> (2 * G * K,): each label is replaced by a random one with probability label_noise / 2."""
+        """(2 * G * K,) -> the same, on the CPU: labels are replaced by random ones with probability label_noise / 2."""
         table, noise = self.config.label_table, self.config.label_noise
         if noise == 0:
             return labels
-        chance = torch.rand(len(labels), device=labels.device, generator=generator)
+        chance = torch.rand(len(labels), generator=generator)
         chosen = torch.nonzero(chance < noise / 2).flatten()
-        replacements = torch.randint(0, table, chosen.shape, device=labels.device, generator=generator)
+        replacements = torch.randint(0, table, chosen.shape, generator=generator)
         return labels.scatter(0, chosen, replacements)
 
     def _noisy_boxes(self, boxes: Tensor, groups: int, generator: torch.Generator | None) -> Tensor:
@@ -107,6 +116,11 @@ class ContrastiveDenoising(nn.Module):
             half_size = boxes[:, 2:].repeat(2 * groups, 2) / 2
             corners = corners + signs * amounts * half_size * noise
         return box_maths.xyxy_to_cxcywh(corners.clamp(0, 1))
+
+
+def _sent(parts: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Vectors of one dtype, copied to a device together."""
+    return send(torch.cat(list(parts)), device).split([len(part) for part in parts])
 
 
 def attention_block(groups: int, group_size: int, matching_queries: int, device: torch.device) -> Tensor:

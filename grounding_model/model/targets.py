@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from grounding_model.inputs.image_batch import send
+
 
 class Target(NamedTuple):
-    """The N boxes of one image of a training batch; N may be 0."""
+    """The N boxes of one image of a training batch; N may be 0.
+
+    labels and ignore stay in CPU memory: shapes depend on them, and asking a GPU for a value would wait for it.
+    """
 
     boxes: Tensor  # (N, 4) float32 cx, cy, w, h in fractions of the image's content
     tokens: Tensor  # (N, L) bool, the batch's tokens that name each box
@@ -24,9 +29,11 @@ class Target(NamedTuple):
     size: tuple[int, int]  # height, width of the content in pixels
 
     def to(self, device: torch.device | str) -> Target:
-        """A copy with its tensors on `device`."""
-        boxes, tokens, labels, weights, ignore = (tensor.to(device, non_blocking=True) for tensor in self[:5])
-        return Target(boxes, tokens, labels, weights, ignore, self.size)
+        """A copy with boxes, tokens and weights on `device`."""
+        boxes, tokens, weights = (
+            tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.tokens, self.weights)
+        )
+        return self._replace(boxes=boxes, tokens=tokens, weights=weights)
 
 
 class Matching(NamedTuple):
@@ -46,7 +53,7 @@ class PaddedTargets(NamedTuple):
     wanted: Tensor  # (B, T) bool, True for boxes that have to be found
     ignored: Tensor  # (B, T) bool, True for boxes that are neither positive nor negative
     scale: Tensor  # (B, 1, 4) width, height, width, height of the content in pixels
-    any_wanted: bool  # known once a batch, since each question to a GPU waits for it
+    wanted_count: int  # in the memory of the CPU, since each question to a GPU waits for it
     any_ignored: bool
 
 
@@ -56,16 +63,17 @@ def pad_targets(targets: Sequence[Target]) -> PaddedTargets:
     def padded(rows: list[Tensor]) -> Tensor:
         return pad_sequence(rows, batch_first=True)
 
+    device = targets[0].boxes.device
     ignored = padded([target.ignore for target in targets])
     wanted = padded([~target.ignore for target in targets])
-    any_wanted, any_ignored = torch.stack((wanted.any(), ignored.any())).tolist()
+    scale = torch.tensor([[target.size[::-1] * 2] for target in targets], dtype=targets[0].boxes.dtype)
     return PaddedTargets(
         boxes=padded([target.boxes for target in targets]),
         tokens=padded([target.tokens for target in targets]),
         weights=padded([target.weights for target in targets]),
-        wanted=wanted,
-        ignored=ignored,
-        scale=targets[0].boxes.new_tensor([[target.size[::-1] * 2] for target in targets]),
-        any_wanted=any_wanted,
-        any_ignored=any_ignored,
+        wanted=send(wanted, device),
+        ignored=send(ignored, device),
+        scale=send(scale, device),
+        wanted_count=int(wanted.sum()),
+        any_ignored=bool(ignored.any()),
     )

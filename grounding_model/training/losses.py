@@ -154,7 +154,7 @@ def _set_losses(
 def _negative_weights(boxes: Tensor, padded: PaddedTargets, one_to_one: bool, settings: LossSettings) -> Tensor:
     """(B, Q, 4) cx, cy, w, h -> (B, Q): weight of the classification loss of each unmatched query."""
     weights = boxes.new_ones(boxes.shape[:2])
-    penalised = one_to_one and settings.duplicate_weight != 1 and padded.any_wanted
+    penalised = one_to_one and settings.duplicate_weight != 1 and padded.wanted_count > 0
     if not penalised and not padded.any_ignored:
         return weights
     iou = box_maths.iou_matrix(

@@ -54,7 +54,7 @@ class RegionWordHead(nn.Module):
         named = padded.tokens.float()
         wanted = named / named.sum(-1, keepdim=True).clamp(min=1)
         by_box = -(log_shares.masked_fill(~padded.tokens, 0) * wanted).sum(-1) * padded.weights * padded.wanted
-        return by_box.sum() / loss_divisors([int(padded.wanted.sum())], logits.device)[0]
+        return by_box.sum() / loss_divisors([padded.wanted_count], logits.device)[0]
 
 
 def pool_boxes(levels: Sequence[Tensor], canvas: tuple[int, int], padded: PaddedTargets) -> Tensor:
