@@ -183,9 +183,15 @@ def test_images_that_a_person_labelled_are_not_drawn(labels: Path) -> None:
     assert {each.filename for each in audit.records} == {f"{index}.png" for index in range(25, 40)}
 
 
+def test_an_image_that_is_listed_twice_would_count_as_two_reviews(labels: Path) -> None:
+    labels.write_text(labels.read_text() + labels.read_text().splitlines()[3] + "\n")
+    with pytest.raises(InputError, match=r"lists 1 image more than once, such as 3.png"):
+        draw_audit(labels)
+
+
 def test_labels_made_anew_need_a_new_audit(labels: Path) -> None:
     draw_audit(labels, reviews=20)
-    write_odvg(labels, [record("0.png", BOX)] * 12)
+    write_odvg(labels, [record(f"{index}.png", BOX) for index in range(12)])
     with pytest.raises(InputError, match="has changed since its audit was drawn; audit the new labels with --new"):
         draw_audit(labels)
     assert len(draw_audit(labels, anew=True).records) == 12

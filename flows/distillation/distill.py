@@ -25,6 +25,7 @@ from flows.distillation.comparison import (
     compare_models,
     comparison_key,
     comparison_table,
+    shared_classes,
 )
 from flows.distillation.config import DistillConfig
 from flows.distillation.trust import write_trusted
@@ -89,7 +90,13 @@ def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None]
 
 
 def check_student(start: FromStudent, names: Sequence[str], onnx: bool) -> None:
-    """Raises InputError if a student for these classes cannot be built, or an ONNX file not be written."""
+    """Raises InputError if a student for these classes cannot be built, or an ONNX file not be written.
+
+    names: the categories of the labels, of which the student's own classes have to contain some.
+    """
+    if start.names and not shared_classes(names, start.names):
+        remedy = f"expected some of {', '.join(names)}"
+        raise InputError("start.names", f"are {', '.join(start.names)}", remedy)
     from grounding_model.students.build import start_student
 
     start_student(start, start.names or names)
