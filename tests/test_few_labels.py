@@ -14,6 +14,7 @@ from flows.self_training.config import GlyphScenes, ImageFolder, SelfTrainConfig
 from flows.self_training.labelled import KnownLabels, split_labels
 from flows.self_training.loop import self_train
 from flows.self_training.stages import Stages
+from formats.dataset_names import reviewed_path
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
@@ -204,3 +205,14 @@ def test_an_image_is_not_both_labelled_by_a_person_and_to_be_labelled(config: Se
     with pytest.raises(InputError, match=rf"x_od.json: lists 1 image that known_od.json labels, such as {LABELLED[2]}"):
         self_train(config, stages=recorder.stages())
     assert recorder.trained == []
+
+
+def test_a_corrected_v1_is_trained_on_when_a_round_is_added(config: SelfTrainConfig, tmp_path: Path) -> None:
+    assert len(run(replace(config, rounds=0)).trained) == 1
+    line = next(read_odvg(tmp_path / "x_od_v1.json"))
+    corrected = replace(line, instances=(Instance((2.0, 2.0, 30.0, 30.0), 0, "cat"),))
+    write_odvg(reviewed_path(config.data.annotations), [corrected], ("cat",))  # as `browse serve` writes it
+    pseudo, known = run(config).trained[-1].datasets
+    assert isinstance(pseudo, OdvgData)
+    assert corrected in list(read_odvg(pseudo.annotations))
+    assert names(known) < set(LABELLED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from flows.self_training.init import init, next_steps_after_init
 from flows.self_training.source import prepare
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
-from formats.odvg import read_odvg
+from formats.odvg import read_odvg, write_odvg
 from grounding_model.checkpoints.locations import EMBEDDED
 from grounding_model.training.config import TrainConfig
 from tests.pipeline_cases import make_images
@@ -150,6 +151,22 @@ def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> No
         renamed.write_bytes(EMBEDDED[name].read_bytes())
         config = read_self_train(init(f"zoo{number}", folder, categories=["cat"], weights=str(renamed)))
         assert config.train.steps == steps
+
+
+def test_what_was_read_and_what_is_left_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(folder, 3)
+    assert main(["init", "zoo", "--images", str(folder), "--labels", str(labelled(folder))]) == 0
+    assert "1 labelled image (1 red panda), 2 images left to label\n" in capsys.readouterr().out
+    assert main(["init", "none", "--images", str(folder), "--categories", "cat", "--weights", "photo-tiny"]) == 0
+    assert "photo-tiny finds next to nothing before it is trained: pass --labels" in capsys.readouterr().out
+
+
+def test_labels_that_a_model_made_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record = next(read_odvg(labelled(folder)))
+    boxes = [replace(box, score=0.5) for box in record.instances or ()]
+    write_odvg("made_od.json", [replace(record, instances=tuple(boxes))], ("cat",))
+    init("zoo", folder, labels="made_od.json")
+    assert "1 box has a score, so a model made them" in caplog.text
 
 
 def test_the_extra_that_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

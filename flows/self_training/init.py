@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -12,12 +13,14 @@ from typing import NamedTuple
 
 from flows.labelling.bootstrap import check_categories
 from flows.labelling.captions import read_captions
-from flows.self_training.config import read_self_train
+from flows.self_training.config import ImageFolder, SelfTrainConfig, read_self_train
 from flows.self_training.labelled import import_labels, usable_lines
 from formats.dataset_names import annotation_path, label_map_beside, labels_path
 from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.files import write_whole
+from formats.io.plurals import first_of, many
+from formats.odvg import read_odvg
 from grounding_model.checkpoints.locations import check_location, config_of_file, install_command
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 from grounding_model.model.config import ModelConfig
@@ -27,6 +30,7 @@ UNLABELLED_ROUNDS = 2
 LABELLED_ROUNDS = 0  # on photos, no significant gain of more was measured: docs/label_quality.md, "What rounds add"
 AFTER_YOURS = "trainings after the one on your labels; after each, the other images are labelled again"
 MIN_TO_HOLD_BACK = 25  # labelled images; a fifth of fewer is too few to evaluate on, and would be missed in training
+NAMES_SHOWN = 10  # with the number of their boxes
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves
 
 
@@ -119,7 +123,7 @@ def recipe_of(weights: str) -> Recipe:
 
 def _held_back(known: Path) -> dict[str, object]:
     lines = len(usable_lines(known))
-    return {"count": lines, "held_back": 0.2 if lines >= MIN_TO_HOLD_BACK else 0.0}
+    return {"count": many(lines, "image"), "held_back": 0.2 if lines >= MIN_TO_HOLD_BACK else 0.0}
 
 
 def next_steps_after_init(path: Path) -> str:
@@ -134,7 +138,7 @@ def next_steps_after_init(path: Path) -> str:
     install = install_command(config.start.source)
     does = "labels, trains, labels again" if config.labelled is None else "trains on your labels, labels the rest"
     return f"""\
-wrote {path}; check it, then run
+{_remarks(config)}wrote {path}; check it, then run
 {f"{chr(10)}  {install}" if install else ""}
   groundhog self-train {quote(str(path))}        # {does}
   groundhog rounds status {quote(str(config.train.work_dir))}
@@ -144,6 +148,20 @@ or, with Prefect (restart `groundhog up` if it is already running):
 
   groundhog up
   prefect deployment run self-train/{name} --watch"""
+
+
+def _remarks(config: SelfTrainConfig) -> str:
+    """Lines about the labels that were read, or about weights that need some."""
+    if config.labelled is None:
+        if config.start.source != PHOTO_WEIGHTS:
+            return ""
+        return f"{PHOTO_WEIGHTS} finds next to nothing before it is trained: pass --labels, or other --weights\n"
+    assert isinstance(config.data, ImageFolder)
+    records = list(read_odvg(config.labelled.annotations))
+    boxes = Counter(box.category for record in records for box in record.instances or () if not box.ignore)
+    names = first_of((f"{count} {name}" for name, count in boxes.most_common()), NAMES_SHOWN)
+    left = len(list_images(config.data.images)) - len(records)
+    return f"{many(len(records), 'labelled image')} ({names}), {many(left, 'image')} left to label\n"
 
 
 def _images_of(path: Path, data_root: Path) -> Path:
@@ -216,7 +234,7 @@ work_dir = {work_dir}
 LABELLED = """\
 # Existing labels: the first model is fine-tuned on them before it labels the rest, and every round trains on them.
 [labelled]
-annotations = {annotations}  # {count} images
+annotations = {annotations}  # {count}
 held_back = {held_back}  # share that no training uses; it evaluates the rounds if there is no [evaluation]
 share = 0.5  # share of them in an epoch of a round; the rest are pseudo-labelled images
 

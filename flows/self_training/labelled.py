@@ -21,7 +21,7 @@ from formats.dataset_names import label_map_beside, label_map_path, part_path
 from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
-from formats.io.plurals import many
+from formats.io.plurals import many, verb
 from formats.io.ranges import Count, check_ranges
 from formats.label_map import read_label_map, write_label_map
 from formats.odvg import read_odvg, write_odvg
@@ -118,9 +118,20 @@ def import_labels(
         out.unlink()
         label_map_beside(out).unlink(missing_ok=True)
         raise
+    _warn_of_scores(labels, records)
     for remark in summary.splitlines()[1:]:  # what was left out, and what looks wrong
         logger.warning("%s", remark)
     return tuple(read_label_map(label_map_beside(out)).values())
+
+
+def _warn_of_scores(labels: Path, records: Sequence[Record]) -> None:
+    """Boxes with a score are a model's, and those held back would not measure how good the next model is."""
+    if scored := sum(box.score is not None for record in records for box in record.instances or ()):
+        logger.warning(
+            "%s: %s a score, so a model made them; expected labels that a person made or checked",
+            labels,
+            f"{many(scored, 'box')} {verb(scored, 'has', 'have')}",
+        )
 
 
 def _keep_labelled(labels: Path, out: Path) -> None:
