@@ -185,6 +185,9 @@ def guess_format(source: str | Path) -> str:
     if not path.is_file():
         raise InputError(path, "does not exist", "expected an annotation file")
     refuse_packed(path)
+    if path.suffix.lower() in (".csv", ".tsv", ".xlsx"):
+        remedy = f"expected one of {', '.join(formats.READERS)}: convert the table to COCO's JSON or VOC's XML"
+        raise InputError(path, "is a table, which is not read as labels", remedy)
     with open(path, "rb") as stream:
         start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"PAR1"):

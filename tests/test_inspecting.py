@@ -152,6 +152,9 @@ def test_xml_is_cvats_or_one_error(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text("<annotation>\n</annotation>")
     with pytest.raises(InputError, match=r"a\.xml: is XML; expected a folder of VOC files"):
         list(check(tmp_path / "a.xml"))
+    (tmp_path / "a.csv").write_text("filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,4,4,cat,0,0,2,2\n")
+    with pytest.raises(InputError, match=r"a\.csv: is a table, which is not read as labels; expected one of .*coco"):
+        guess_format(tmp_path / "a.csv")
 
 
 def test_statistics_tell_of_quarantined_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
