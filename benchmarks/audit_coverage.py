@@ -20,7 +20,7 @@ import numpy as np
 from disturbed_labels import Disturbance, disturb, drawn_scenes, read_coco128, repeated
 
 from flows.audit.estimation import Share, Strata, estimate_share
-from flows.audit.judging import judge_labels, labels_by_name
+from flows.audit.outcomes import label_outcomes, labels_by_name
 from flows.audit.report import ENOUGH_BOXES, ENOUGH_IMAGES
 from flows.audit.sampling import Design, design, expected_errors
 from flows.audit.thresholds import certified_threshold, threshold_grid
@@ -61,7 +61,7 @@ def build_world(truth: list[Record], names: tuple[str, ...], settings: Disturban
     hits, counts, objects, scores = (np.zeros((len(truth), len(names))) for _ in range(4))
     boxes: list[tuple[int, float, bool]] = []
     for row, (label, true) in enumerate(zip(labels, truth)):
-        for name, outcome in judge_labels(label, true).items():
+        for name, outcome in label_outcomes(label, true).items():
             column = column_of[name]
             hits[row, column], counts[row, column] = outcome.hits, outcome.labels
             objects[row, column], scores[row, column] = outcome.objects, outcome.score.sum()

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from browse.changes import AGAINST_TRUTH, CHANGES, box_changes, draw_changes
 from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import draw_record
 from browse.images.colours import Colour
 from browse.images.pictures import read_picture, write_jpeg
-from browse.judged import AGAINST_TRUTH, CHANGES, draw_judged, verdicts
 from browse.review.arguments import add_data_paths, read_data_paths
 from browse.review.compare import OtherLabels
 from browse.static_page import INDEX_NAME, Compared, Tile, make_tile, write_index
@@ -232,8 +232,11 @@ def _compared(
     picture: np.ndarray, record: Record, other: Record, titles: tuple[str, str], words: Mapping[str, tuple[str, Colour]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Our record alone, and both side by side; the colours of the boxes show how they differ."""
-    changes = verdicts(record, other)
-    ours, theirs = draw_judged(picture, record, changes.ours, words), draw_judged(picture, other, changes.others, words)
+    changes = box_changes(record, other)
+    ours, theirs = (
+        draw_changes(picture, record, changes.ours, words),
+        draw_changes(picture, other, changes.others, words),
+    )
     return ours, side_by_side(ours, theirs, titles)
 
 

@@ -90,7 +90,7 @@ for (const button of document.querySelectorAll(".command button")) {
 
 
 def page_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
-    """numbers: columns of numbers stand to the right. spread: a row's single value goes over all columns."""
+    """numbers: right-align the cells. spread: a row's single value goes over all columns."""
     kinds = [_kind_of([row[column] for row in rows if column < len(row)]) for column in range(len(head))]
     top = "".join(f"<th{kind}>{html.escape(cell)}</th>" for kind, cell in zip(kinds, head))
     lines = []

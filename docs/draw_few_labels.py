@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from browse.changes import CORRECTNESS, box_changes, draw_changes
 from browse.draw import draw_record
-from browse.judged import JUDGED, draw_judged, verdicts
 from formats.odvg import read_odvg
 from grounding_model import load_detector
 from grounding_model.inputs.image import read_image
@@ -57,11 +57,11 @@ def main(truth: str, images: str, *models: str) -> None:
     for model in models:
         name, _, weights = model.partition("=")
         found = load_detector(weights).predict(photos, names, score_threshold=THRESHOLD)
-        judged = [
-            draw_judged(photo, ours, verdicts(ours, truth).ours, JUDGED)
+        drawn = [
+            draw_changes(photo, ours, box_changes(ours, truth).ours, CORRECTNESS)
             for photo, ours, truth in zip(photos, found, records)
         ]
-        rows.append((name, judged))
+        rows.append((name, drawn))
     sheet_of(rows).save(Path(__file__).parent / "images" / "few_labels.jpg", quality=85)
 
 

@@ -381,7 +381,7 @@ def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], 
 
 
 def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
-    """Writes detection records as COCO JSON, atomically; returns counts of what COCO cannot hold.
+    """Writes detection records as COCO JSON, atomically; returns counts of what COCO cannot store.
 
     Image, annotation and category ids count from 1; category ids follow the order of `categories`, whose indices are
     the records' labels. Scores are kept; ignore becomes iscrowd. If every image is unlabelled, the file has no

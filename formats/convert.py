@@ -25,6 +25,7 @@ from formats.label_map import check_names, join_same_names, name_problems, read_
 from formats.omissions import describe_omissions
 from formats.overwrite import refuse_to_lose_labels
 from formats.record import Record
+from formats.validate import GeometryNotes
 
 Item = TypeVar("Item")
 _MAX_TEXTS = 20  # text files of a folder to inspect, since class names and licences may be beside the labels
@@ -36,7 +37,7 @@ class Selection:
 
     without: annotation files whose images are left out. label_map: a file that assigns labels to names; names that
     are not in it get the next free labels. sample: number of images to draw at random. parts: name -> share; each part
-    becomes a file. seed: for sample and parts. join_names: give one label to names that a detector cannot tell apart
+    becomes a file. seed: for sample and parts. join_names: give one label to names that a detector cannot distinguish
     ("Cat", "cat").
     """
 
@@ -256,13 +257,13 @@ def write(
     source: str | Path,
     may_be_empty: bool = False,
 ) -> str:
-    """Writes the records; returns a summary with what the format cannot hold.
+    """Writes the records; returns a summary with what the format cannot store.
 
     source: named in messages. Raises InputError if there are no records, unless may_be_empty.
     """
     writer, used, elsewhere = formats.WRITERS[target_format], set[int](), list[str]()
-    tally = Counter[str]()
-    first, records = _first_of(_noting_labels(records, used, tally, elsewhere))
+    tally, geometry = Counter[str](), GeometryNotes(options.get("image_dir"))
+    first, records = _first_of(geometry.noting(_noting_labels(records, used, tally, elsewhere)))
     if first is None and not may_be_empty:
         raise InputError(source, "contains no image to convert", "expected annotations of at least one image")
     omissions = call(f"convert to {target_format}", writer, {**options, "categories": names}, out, records)
@@ -276,10 +277,11 @@ def write(
         message += f" in {label_map_beside(out)}"
     if tally["boxes"] and not tally["wide boxes"]:
         message += "\nevery box lies in the first pixel of its image: are these fractions? expected pixels"
+    message += "".join(f"\n{remark}" for remark in geometry.remarks())
     if elsewhere:
         message += f"\n{_names_elsewhere(elsewhere)}"
     lost = describe_omissions(omissions)
-    return f"{message}\n{target_format} cannot hold:\n{lost}" if lost else message
+    return f"{message}\n{target_format} cannot store:\n{lost}" if lost else message
 
 
 _WITH_LABEL_MAP = ("odvg", "open-groundingdino")  # have a label map in a file beside the labels

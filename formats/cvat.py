@@ -148,7 +148,7 @@ def _number(text: str, location: str) -> float:
 
 
 def write_cvat(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
-    """Writes detection records as CVAT's XML, atomically and one at a time; returns counts of what it cannot hold.
+    """Writes detection records as CVAT's XML, atomically and one at a time; returns counts of what it cannot store.
 
     Ignored boxes are left out, since a reviewer would take them for objects. Raises InputError for captions, and for
     labels whose name in `categories` is not the instance's category.

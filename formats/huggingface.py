@@ -251,7 +251,7 @@ def write_huggingface(
     overwrite: bool = True,
     scored: bool | None = None,
 ) -> Omissions:
-    """Writes metadata.jsonl into the folder `path`, atomically; returns counts of what the layout cannot hold.
+    """Writes metadata.jsonl into the folder `path`, atomically; returns counts of what the layout cannot store.
 
     folder: of the images, relative to `path`. All records are held in memory. scored: whether boxes get a score (1 for
     a box of a person); None: if any box has one. All splits must agree, since `load_dataset` requires equal columns.

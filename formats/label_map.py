@@ -134,7 +134,7 @@ def check_names(record: Record, names: Mapping[int, str], annotations: object) -
 
 
 def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputError]:
-    """Yields errors for names that a detector cannot tell apart, and names without a word. location: their file.
+    """Yields errors for names that a detector cannot distinguish, and names without a word. location: their file.
 
     A detector reads a name in lower case, without the part in brackets, and with spaces for underscores.
     """

@@ -391,7 +391,7 @@ def write_labelstudio(
     image_prefix: str | None = None,
     model_version: str = MODEL_VERSION,
 ) -> Omissions:
-    """Writes detection records as a JSON list of tasks, atomically; returns counts of what it cannot hold.
+    """Writes detection records as a JSON list of tasks, atomically; returns counts of what it cannot store.
 
     By default the image's URL is that of a file below Label Studio's LOCAL_FILES_DOCUMENT_ROOT. image_dir: the image
     folder, whose name is put before the file name, since Label Studio only serves files in a folder of that root.

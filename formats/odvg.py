@@ -285,7 +285,7 @@ def line_bytes(line: dict[str, Any]) -> bytes:
 
 
 def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Omissions:
-    """Writes Open-GroundingDino's dialect, one box per region and no spans; returns counts of what it cannot hold."""
+    """Writes Open-GroundingDino's dialect, one box per region and no spans; returns counts of what it cannot store."""
     omissions = Omissions()
     with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
         for record in records:

@@ -1,4 +1,4 @@
-"""Counts of what is left out: by readers, what a record has no field for; by writers, what their format cannot hold."""
+"""Counts of what is left out: what records have no field for when reading, what a format cannot store when writing."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 People and the loop read the file of corrections. It can only be rewritten as a whole, so it is not written for each
 change. Instead a change, of any number of lines, is one transaction of the journal, marked as pending until the file
 contains it. Readers of the file (formats.reviewed) add the pending changes from here, so a killed review loses nothing.
-The journal also has what the file cannot hold: drafts, skipped lines, who changed a line, and when.
+The journal also has what the file cannot store: drafts, skipped lines, who changed a line, and when.
 
 key    identifies a line of a source: its file name and, after a NUL byte, its caption, in UTF-8
 since  the first round to which a correction applies

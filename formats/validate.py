@@ -5,14 +5,16 @@ Readers reject what is not a valid record; the checks here find records that are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from formats.images import image_size, safe_join
 from formats.io.errors import InputError
+from formats.io.plurals import many, verb
 from formats.record import Box, Instance, Record, Region
 
-_OUTSIDE = 1.0  # pixels by which a box may leave the image, for rounding and tools that count from 1
+MAX_SIZES = 100  # images to compare: enough to see that a folder was resized
+MAX_BEYOND = 1.0  # pixels by which a box may leave the image, for rounding and tools that count from 1
 _MIN_SIDE = 1.0  # pixels; training skips thinner boxes, as the reference does
 
 
@@ -74,14 +76,73 @@ class Checker:
         return self._names.setdefault(instance.label, instance.category)
 
 
+class GeometryNotes:
+    """Counts boxes that leave their image, and images of another size than their record says, while records pass.
+
+    image_dir: the images, if known; only the headers of the first MAX_SIZES are read.
+    """
+
+    def __init__(self, image_dir: str | Path | None) -> None:
+        self._image_dir = image_dir
+        self._boxes, self._resized, self._compared = 0, 0, 0
+        self._first_box, self._first_size = "", ""
+
+    def noting(self, records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            if beyond := sum(pixels_beyond(box, record) > MAX_BEYOND for box in _boxes_of(record)):
+                self._first_box = self._first_box or record.filename
+                self._boxes += beyond
+            if self._image_dir is not None and self._compared < MAX_SIZES:
+                self._compare_size(record, self._image_dir)
+            yield record
+
+    def _compare_size(self, record: Record, image_dir: str | Path) -> None:
+        try:
+            height, width = image_size(safe_join(image_dir, record.filename))
+        except InputError:  # a missing image is reported by what reads it
+            return
+        self._compared += 1
+        if (height, width) != (record.height, record.width):
+            sizes = f"{record.filename!r}, {width}x{height} and not {record.width}x{record.height}"
+            self._first_size = self._first_size or sizes
+            self._resized += 1
+
+    def remarks(self) -> Iterator[str]:
+        """A sentence for each kind of what was found."""
+        if self._boxes:
+            leave = verb(self._boxes, "leaves", "leave")
+            yield (
+                f"{many(self._boxes, 'box')} {leave} the image by more than a pixel, first in {self._first_box!r}; "
+                "`groundhog check` lists each"
+            )
+        if self._resized:
+            has = verb(self._resized, "has", "have")
+            yield (
+                f"{self._resized} of the first {many(self._compared, 'image')} {has} another size than the "
+                f"annotations say, first {self._first_size}; `groundhog check --images` lists each"
+            )
+
+
+def _boxes_of(record: Record) -> Iterator[Box]:
+    for instance in record.instances or ():
+        yield instance.box
+    for region in record.regions or ():
+        yield from region.boxes
+
+
 def _box_problems(box: Box, record: Record, location: str, where: str) -> Iterator[InputError]:
     x1, y1, x2, y2 = box
     if x2 - x1 < _MIN_SIDE or y2 - y1 < _MIN_SIDE:
         yield InputError(location, f"{where}box {_text(box)} is thinner than a pixel", "remove it or draw it again")
-    beyond = max(-x1, -y1, x2 - record.width, y2 - record.height)
-    if beyond > _OUTSIDE:
+    if (beyond := pixels_beyond(box, record)) > MAX_BEYOND:
         what = f"{where}box {_text(box)} leaves the image of {record.width}x{record.height} by {beyond:g} pixels"
         yield InputError(location, what, "clip it; if all do so, width and height may be swapped")
+
+
+def pixels_beyond(box: Box, record: Record) -> float:
+    """How far a box leaves its image; 0 or less if it lies inside."""
+    x1, y1, x2, y2 = box
+    return max(-x1, -y1, x2 - record.width, y2 - record.height)
 
 
 def _phrase_problems(region: Region, caption: str, location: str, where: str) -> Iterator[InputError]:

@@ -274,7 +274,7 @@ def write_voc(
 ) -> Omissions:
     """Writes Annotations/, ImageSets/Main/default.txt and labelmap.txt into a new folder, atomically.
 
-    Returns counts of what VOC cannot hold. Put the images beside them as JPEGImages/. `sub/a.jpg` becomes
+    Returns counts of what VOC cannot store. Put the images beside them as JPEGImages/. `sub/a.jpg` becomes
     `Annotations/sub/a.xml`. ignore becomes difficult. Boxes are rounded to 2 decimals and clipped at the left and top
     edges, since VOC has no negative coordinates. Raises InputError for captions, for two images with the same stem, for
     labels that are not in `categories`, and if the folder exists. overwrite: replace a folder with nothing but labels.
@@ -311,7 +311,7 @@ def _label_map(categories: Sequence[str], omissions: Omissions) -> str:
     """The content of labelmap.txt. Names that its readers would misread are left out and counted."""
     writable = [name for name in categories if ":" not in name and name == name.strip() and name[:1] not in ("", "#")]
     if len(writable) < len(categories):
-        omissions["names that labelmap.txt cannot hold"] += len(categories) - len(writable)
+        omissions["names that labelmap.txt cannot store"] += len(categories) - len(writable)
     return "".join(f"{name}:::\n" for name in writable)
 
 

@@ -176,7 +176,7 @@ def write_yolo(
 ) -> Omissions:
     """Writes labels/NAME.txt for each record, and data.yaml, into a new folder, atomically.
 
-    Returns counts of what YOLO cannot hold. with_scores: write the score as a sixth number, as for predictions; the
+    Returns counts of what YOLO cannot store. with_scores: write the score as a sixth number, as for predictions; the
     training of Ultralytics skips images with such labels. Ignored boxes are left out, since every YOLO box is an
     object; boxes are clipped to the image. data.yaml expects the images in images/ beside labels/. Raises InputError
     for captions, for two images with the same stem, for labels that are not in `categories`, and if the folder exists.

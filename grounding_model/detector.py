@@ -19,18 +19,6 @@ from torch import Tensor
 from formats.io.errors import InputError
 from formats.io.notebook import html_table
 from formats.record import Record
-from grounding_model.answers import (
-    Detections,
-    LabelScoring,
-    best_detections,
-    detections_on_cpu,
-    in_pixels,
-    no_detections,
-    pooled_features,
-    record_of_detections,
-    record_with,
-    top_pairs,
-)
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
 from grounding_model.inputs.image_batch import collate_pixels
@@ -60,6 +48,18 @@ from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextF
 from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
 from grounding_model.model.precision import choose_dtype, float32_products, use_bfloat16
+from grounding_model.postprocessing import (
+    Detections,
+    LabelScoring,
+    best_detections,
+    detections_on_cpu,
+    in_pixels,
+    no_detections,
+    pooled_features,
+    record_of_detections,
+    record_with,
+    top_pairs,
+)
 from grounding_model.students.config import is_onnx, is_student
 
 if TYPE_CHECKING:
@@ -110,6 +110,9 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:  # its message lists twenty kinds of devices
+        raise InputError("device", f"'{name}' is not a device", "expected auto, cpu, cuda or cuda:1") from None
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first_line = str(error).splitlines()[0]
@@ -119,12 +122,17 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def current_device(device: torch.device) -> AbstractContextManager:
     """Makes a GPU the current one: torch's own operations go where their tensors are, but Triton's kernels and the
-    recording of CUDA graphs go to the current GPU, which is the first one unless somebody says otherwise."""
+    recording of CUDA graphs go to the current GPU, which is the first one by default."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def fast_forward(model: GroundingModel) -> GroundingModel | ReplayedModel:
-    """Speeds up inference on a GPU: Triton kernels where Triton is installed, and CUDA graphs for recurring sizes."""
+def fast_forward(model: GroundingModel, device: torch.device) -> GroundingModel | ReplayedModel:
+    """Speeds up inference on a GPU: Triton kernels where Triton is installed, and CUDA graphs for recurring sizes.
+
+    The layers are replaced in place, and the model can no longer be trained.
+    """
+    if device.type != "cuda":
+        return model
     try:
         from grounding_model.model.kernels.choice import use_kernels
     except ImportError as error:  # Triton comes with PyTorch for GPUs, but not on every system
@@ -138,7 +146,8 @@ class Detector:
     """A model with its tokenizer on a device.
 
     provenance: how the weights were made, from the metadata of their file. dtype: see load_detector; the attribute
-    holds the format that 'auto' resolved to. bfloat16 changes the model in place.
+    holds the format that 'auto' resolved to. bfloat16 changes the model in place. in_training: the model is being
+    trained, so its layers are not replaced by kernels, which have no gradients.
     """
 
     gives_image_features = True  # labelling requests image features only from detectors that set this
@@ -150,6 +159,7 @@ class Detector:
         device: torch.device | str = "cpu",
         provenance: Mapping[str, str] | None = None,
         dtype: str = DTYPE,
+        in_training: bool = False,
     ) -> None:
         try:
             self.dtype = choose_dtype(dtype, torch.device(device))
@@ -160,7 +170,7 @@ class Detector:
             use_bfloat16(self.model)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
-        self.forward = fast_forward(self.model) if self.device.type == "cuda" else self.model
+        self.forward = self.model if in_training else fast_forward(self.model, self.device)
         if self.device.type == "cpu":
             use_compiled_gather(self.model)
         self.provenance = dict(provenance or {})
@@ -275,7 +285,7 @@ class Begun(NamedTuple):
     """A batch that the device has started on; its results may not be computed yet."""
 
     images: Sequence[LoadedImage]
-    answers: list[tuple[int, Detections]]  # index of an image in the batch, detections for one of its captions
+    detections: list[tuple[int, Detections]]  # index of an image in the batch, detections for one of its captions
     pooled: Tensor | None  # (B, K C) image features
 
 
@@ -299,7 +309,7 @@ class _Labeller:
         for index, image in enumerate(images):
             by_size.setdefault(image.picture.pixels.shape, []).append(index)
         size = self.settings.batch_size
-        batches = [alike[first : first + size] for alike in by_size.values() for first in range(0, len(alike), size)]
+        batches = [group[first : first + size] for group in by_size.values() for first in range(0, len(group), size)]
         begun = [(indices, self._batch([images[index] for index in indices])) for indices in batches]
 
         def finish() -> list[Record]:
@@ -318,7 +328,7 @@ class _Labeller:
 
     def _begin(self, images: Sequence[LoadedImage]) -> Begun:
         features = self._encode_images([image.picture.pixels for image in images])
-        answers: list[tuple[int, Detections]] = []
+        detections: list[tuple[int, Detections]] = []
         for chunks in zip_longest(*(image.prompt.chunks for image in images)):
             # An image with fewer chunks than others runs with a filler caption, whose detections are discarded.
             filler = next(chunk.caption for chunk in chunks if chunk)
@@ -328,14 +338,14 @@ class _Labeller:
             grounding = self.detector.forward.ground(features, text)
             last = grounding.logits[-1].float(), grounding.boxes[-1].float()
             present = [index for index, chunk in enumerate(chunks) if chunk]
-            answers += zip(present, self._answers(*last, chunks, images))
+            detections += zip(present, self._detections(*last, chunks, images))
         pooled = pooled_features(features) if self.settings.return_image_feature else None
-        return Begun(images, answers, pooled)
+        return Begun(images, detections, pooled)
 
     @torch.inference_mode()
     def _records(self, batch: Begun) -> list[Record]:
         found: list[list[Detections]] = [[] for _ in batch.images]
-        for (index, _), detections in zip(batch.answers, detections_on_cpu([answer for _, answer in batch.answers])):
+        for (index, _), detections in zip(batch.detections, detections_on_cpu([each for _, each in batch.detections])):
             found[index].append(in_pixels(detections, batch.images[index].picture))
         records = [
             self._record(image, parts or [no_detections(self._columns(image))])
@@ -346,7 +356,7 @@ class _Labeller:
         pooled = batch.pooled.cpu().numpy()
         return [record_with(FeaturedRecord, record, image_feature=row) for record, row in zip(records, pooled)]
 
-    def _answers(
+    def _detections(
         self, logits: Tensor, boxes: Tensor, chunks: Sequence[Chunk | None], images: Sequence[LoadedImage]
     ) -> list[Detections]:
         """(B, Q, L) logits and (B, Q, 4) boxes -> the detections of each image that has a chunk."""
@@ -356,8 +366,8 @@ class _Labeller:
             together = top_pairs(logits, boxes, self._scoring(first), count, self._columns(images[0]))
             return [Detections(*rows) for rows in zip(*together)]
         return [
-            top_pairs(*answer, self._scoring(chunk), count, self._columns(image))
-            for answer, chunk, image in zip(zip(logits, boxes), chunks, images)
+            top_pairs(*outputs, self._scoring(chunk), count, self._columns(image))
+            for outputs, chunk, image in zip(zip(logits, boxes), chunks, images)
             if chunk
         ]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.audit.judging import confused_labels, judge_labels
 from flows.audit.messages import describe_audit
+from flows.audit.outcomes import confused_labels, label_outcomes
 from flows.audit.report import report_audit, write_audit_report
 from flows.audit.sample import draw_audit, read_audit
 from flows.cli.command import main
@@ -108,7 +108,7 @@ def test_the_printed_command_writes_the_audited_file_and_names_views(tmp_path: P
     assert found.command.endswith(f" --view WORK_DIR_OF_VIEW -o {second}")
 
 
-def test_images_skipped_so_early_that_a_stratum_is_unknown_are_asked_for(labels: Path) -> None:
+def test_images_skipped_so_early_that_a_stratum_is_unknown_must_be_reviewed(labels: Path) -> None:
     audit = draw_audit(labels, reviews=30)  # two strata, whose first images come first
     order = [int(Path(audit.records[image].filename).stem) for image in audit.drawn]
     write_corrections(reviewed_path(labels), [reviewed_text(record(f"{i}.png", BOX), 1) for i in order[1:]])
@@ -143,7 +143,7 @@ def test_an_audit_that_an_older_version_began_keeps_its_order(tmp_path: Path) ->
     assert [each.filename for each in read_odvg(older.sample_path)] != names
 
 
-def test_another_seed_is_refused_while_an_audit_goes_on(labels: Path) -> None:
+def test_another_seed_is_refused_for_an_audit_that_is_continued(labels: Path) -> None:
     names = [each.filename for each in read_odvg(draw_audit(labels, reviews=15, seed=3).sample_path)]
     with pytest.raises(InputError, match=r"--seed: 4, but .* drawn with seed 3; expected the same seed, or --new"):
         draw_audit(labels, seed=4)
@@ -183,9 +183,15 @@ def test_images_that_a_person_labelled_are_not_drawn(labels: Path) -> None:
     assert {each.filename for each in audit.records} == {f"{index}.png" for index in range(25, 40)}
 
 
+def test_an_image_that_is_listed_twice_would_count_as_two_reviews(labels: Path) -> None:
+    labels.write_text(labels.read_text() + labels.read_text().splitlines()[3] + "\n")
+    with pytest.raises(InputError, match=r"lists 1 image more than once, such as 3.png"):
+        draw_audit(labels)
+
+
 def test_labels_made_anew_need_a_new_audit(labels: Path) -> None:
     draw_audit(labels, reviews=20)
-    write_odvg(labels, [record("0.png", BOX)] * 12)
+    write_odvg(labels, [record(f"{index}.png", BOX) for index in range(12)])
     with pytest.raises(InputError, match="has changed since its audit was drawn; audit the new labels with --new"):
         draw_audit(labels)
     assert len(draw_audit(labels, anew=True).records) == 12
@@ -195,13 +201,13 @@ def test_what_the_reviewer_ignores_counts_neither_way() -> None:
     mine = record("a", BOX, ELSEWHERE, score=0.5)
     theirs = record("a", BOX)
     ignored = replace(theirs, instances=(*(theirs.instances or ()), Instance(ELSEWHERE, 0, "cat", ignore=True)))
-    assert [judge_labels(mine, each)["cat"].labels for each in (theirs, ignored)] == [2, 1]
-    assert judge_labels(mine, ignored)["cat"].hits == 1
-    assert judge_labels(mine, record("a"))["cat"].objects == 0
+    assert [label_outcomes(mine, each)["cat"].labels for each in (theirs, ignored)] == [2, 1]
+    assert label_outcomes(mine, ignored)["cat"].hits == 1
+    assert label_outcomes(mine, record("a"))["cat"].objects == 0
 
 
 def test_a_renamed_box_is_wrong_of_one_category_and_missing_of_the_other() -> None:
-    found = judge_labels(record("a", BOX, category="dog"), record("a", BOX))
+    found = label_outcomes(record("a", BOX, category="dog"), record("a", BOX))
     assert (found["dog"].hits, found["dog"].labels, found["dog"].objects) == (0, 1, 0)
     assert (found["cat"].hits, found["cat"].labels, found["cat"].objects) == (0, 0, 1)
 
@@ -215,7 +221,7 @@ def test_categories_that_are_mixed_up_are_counted_once_a_box() -> None:
     assert confused_labels(both, objects) == {}  # the object was found; the second label is one too many
 
 
-def test_a_report_tells_mixed_up_categories_and_what_each_category_still_takes(tmp_path: Path) -> None:
+def test_a_report_lists_confused_categories_and_further_reviews_for_each(tmp_path: Path) -> None:
     path = tmp_path / "x_od_v1.json"
     names = ["cat" if index % 3 else "dog" for index in range(30)]
     write_odvg(path, [record(f"{index}.png", BOX, score=0.8, category=name) for index, name in enumerate(names)])
@@ -254,7 +260,7 @@ def test_the_audit_stays_in_the_metadata_when_corrections_go_into_the_labels(tmp
     assert "audit" not in json.loads(result.meta.read_text())
 
 
-def test_a_gate_asks_for_an_audit_and_reads_the_lower_limit() -> None:
+def test_a_gate_may_require_an_audit_and_compares_its_lower_limit() -> None:
     gate, counts = Gate(audit_precision=0.8), {"kept": 90, "lines": 100}
     [missing] = judge_round(gate, counts).reasons
     assert "has not been audited" in missing
@@ -280,7 +286,7 @@ def test_the_command_draws_for_another_tool_and_takes_its_corrections(labels: Pa
     assert "expected --images" in capsys.readouterr().err
 
 
-def test_a_sample_goes_to_another_tool_and_comes_back_by_an_import(labels: Path, capsys) -> None:
+def test_a_sample_is_reviewed_in_another_tool_and_imported(labels: Path, capsys) -> None:
     write_label_map(labels.parent / "x_label_map.json", {0: "cat"})
     assert main(["audit", str(labels), "-n", "20", "--no-review"]) == 0
     sample, tasks = labels.parent / "x_od_v1.audit" / "x_od_v1.json", labels.parent / "tasks.xml"

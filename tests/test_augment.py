@@ -57,7 +57,7 @@ def test_mirrored_twice_is_as_before() -> None:
 
 
 @pytest.mark.parametrize("caption", ["the man on the left. ", "Right-hand door. ", "leftmost cat. "])
-def test_a_caption_that_says_a_side_is_not_mirrored(caption: str) -> None:
+def test_an_image_whose_caption_names_a_side_is_not_mirrored(caption: str) -> None:
     for seed in SEEDS:
         view = augment(*drawn_box(), caption, AugmentConfig(flip=1.0, short_sides=()), np.random.default_rng(seed))
         np.testing.assert_array_equal(view.image, drawn_box()[0])
@@ -121,7 +121,7 @@ def test_what_a_crop_leaves_of_a_box_may_be_too_little() -> None:
         assert augment(image, boxes, "", settings, np.random.default_rng(0)).kept.tolist() == kept
 
 
-def test_looks_change_and_nothing_else_does() -> None:
+def test_photometric_changes_keep_size_and_type() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     looks = Photometric(0.2, 0.3, 0.3, 0.05, 1.0, 0.05, probability=1.0)
     changed = change_photometry(image, looks, np.random.default_rng(1))
@@ -130,7 +130,7 @@ def test_looks_change_and_nothing_else_does() -> None:
     assert not np.array_equal(changed, image)
 
 
-def test_looks_of_strength_zero_are_no_change() -> None:
+def test_photometric_changes_of_strength_zero_leave_the_image_unchanged() -> None:
     image = drawn_box()[0]
     np.testing.assert_array_equal(
         change_photometry(image, Photometric(probability=1.0), np.random.default_rng(0)), image

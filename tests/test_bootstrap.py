@@ -140,7 +140,7 @@ def test_captions_that_are_no_text_are_refused(tmp_path: Path, text: str) -> Non
         list(read_captions(tmp_path / "a.json", tmp_path))
 
 
-def test_captions_stay_the_words_that_stand_there(tmp_path: Path) -> None:
+def test_captions_are_kept_as_written(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("image_name| comment_number| comment\na.jpg| 0| null\nb.jpg| 1| 007\nc.jpg| 2\n")
     assert list(read_captions(path, tmp_path)) == [("a.jpg", "null"), ("b.jpg", "007"), ("c.jpg", "")]
@@ -194,7 +194,7 @@ def test_phrases_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
         bootstrap_vg(tmp_path / "images", {names[0]: "a cat"}, tmp_path / "x_vg.json", tmp_path / "phrases.json")
 
 
-def test_names_that_a_detector_cannot_tell_apart_are_told(tmp_path, caplog):
+def test_names_that_a_detector_cannot_distinguish_are_reported(tmp_path, caplog):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 6)).save(tmp_path / "photos/a.jpg")
     bootstrap_od(tmp_path / "photos", ["bat (animal)", "bat (sports)", "dog"], tmp_path / "x_od.json")

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from browse.__main__ import main
+from browse.changes import CORRECTNESS, box_changes, draw_changes
 from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import IGNORE_COLOUR, draw_record
 from browse.images.colours import colour_of, ink_on
-from browse.judged import JUDGED, draw_judged, verdicts
 from browse.page_parts import Drawing, gallery, page_table, setting_in_words
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
@@ -103,7 +103,7 @@ def test_palettes() -> None:
 CAPTION = "a red cat beside two umbrellas, and a very long sentence after it so that it has to be wrapped into rows"
 
 
-def test_a_caption_stands_below_with_its_phrases_in_the_colours_of_their_boxes() -> None:
+def test_a_caption_is_drawn_below_with_its_phrases_in_the_colours_of_their_boxes() -> None:
     regions = (
         Region(((50, 50, 150, 150),), ("a red cat",), ((0, 9),), (0.9,)),
         Region((PLACEHOLDER_BOX,), ("two umbrellas",), ((17, 30),)),
@@ -127,7 +127,7 @@ def test_nothing_to_draw_leaves_the_picture_alone() -> None:
         assert (draw_record(grey(500, 600), Record("a.png", 500, 600, instances)) == 128).all()
 
 
-def test_ink_stands_out() -> None:
+def test_text_has_contrast_with_its_background() -> None:
     assert ink_on((255, 200, 0)) == (0, 0, 0)
     assert ink_on((20, 20, 120)) == (255, 255, 255)
 
@@ -185,7 +185,7 @@ def test_nothing_drawn_at_all_is_a_failure(data: Path) -> None:
     assert run(data, "-o", str(data / "seen"), "--not-show") == 1
 
 
-def test_a_file_in_place_of_the_folder_is_told_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_in_place_of_the_folder_is_reported_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "seen").write_text("a note")
     assert run(data, "-o", str(data / "seen"), "--not-show") == 2
     assert "is a file" in capsys.readouterr().err
@@ -296,18 +296,18 @@ def test_what_became_of_a_box_is_said_by_its_colour_and_a_word() -> None:
         Instance((0, 60, 30, 99), 0, "cat", 0.7),
         Instance((165, 0, 199, 99), 0, "cat", 0.6),
     )
-    judged = verdicts(found, truth)
-    assert judged.ours == ["moved", "relabelled", "gained", "ignored"]
-    assert judged.others == ["moved", "relabelled", "lost", "ignored"]
-    assert judged.count("gained", "lost", "relabelled") == 3
-    drawn = draw_judged(grey(100, 200), found, judged.ours, JUDGED)
+    changes = box_changes(found, truth)
+    assert changes.ours == ["moved", "relabelled", "gained", "ignored"]
+    assert changes.others == ["moved", "relabelled", "lost", "ignored"]
+    assert changes.count("gained", "lost", "relabelled") == 3
+    drawn = draw_changes(grey(100, 200), found, changes.ours, CORRECTNESS)
     scale = drawn.shape[1] / 200
     for box, change in ((found.instances or ())[0], "same"), ((found.instances or ())[2], "gained"):
         x, y = round(box.box[0] * scale) + 1, round((box.box[1] + box.box[3]) / 2 * scale)
-        assert tuple(drawn[y, x].tolist()) == JUDGED[change][1]
-    assert verdicts(record(), truth).ours == []
-    assert verdicts(found, truth, excused=False).ours[3] == "gained"
-    assert verdicts(truth, found, excused=False).ours[3] == "ignored"
+        assert tuple(drawn[y, x].tolist()) == CORRECTNESS[change][1]
+    assert box_changes(record(), truth).ours == []
+    assert box_changes(found, truth, excused=False).ours[3] == "gained"
+    assert box_changes(truth, found, excused=False).ours[3] == "ignored"
 
 
 def test_a_gallery_has_each_picture_once_and_opens_it_without_a_script() -> None:
@@ -341,7 +341,7 @@ def test_pictures_are_found_from_the_current_folder_too(tmp_path: Path, monkeypa
     assert list(Path("drawn").glob("*a*.*"))
 
 
-def test_columns_of_words_stand_to_the_left_and_numbers_to_the_right() -> None:
+def test_text_is_aligned_left_and_numbers_right() -> None:
     table = page_table(["Labels", "Made by", "Boxes"], [["v1", "pretrained", "1,204"], ["v2", "", "–"]])
     assert '<th class="word">Made by</th><th>Boxes</th>' in table
     assert '<td class="word">pretrained</td><td>1,204</td>' in table

@@ -125,7 +125,7 @@ def test_without_features_images_are_compared_by_their_pixels(six: Path, monkeyp
         views_of(six).open(Query(order="diverse"))
 
 
-def test_the_round_before_is_compared_and_suspects_can_be_asked_for(six: Path) -> None:
+def test_the_round_before_is_compared_and_suspects_can_be_selected(six: Path) -> None:
     lines = (six / "x_od_v1.json").read_text().splitlines()
     (six / "x_od_v2.json").write_text(
         "\n".join([*lines[:5], lines[5].replace("0.4", "0.8").replace("39", "20")]) + "\n"
@@ -154,7 +154,7 @@ def test_farthest_images_cover_all_groups_first() -> None:
     assert len(farthest_first(features[:0], 5)) == len(neighbours_together(features[:0])) == 0
 
 
-def test_similar_crops_stand_together_and_those_like_one_come_first(six: Path) -> None:
+def test_similar_crops_are_adjacent_and_those_similar_to_one_come_first(six: Path) -> None:
     views = views_of(six)
     _, view = views.open(Query())
     alike = [number for number, _ in list_crops(views, view, CropQuery(1, sort="similar"))]

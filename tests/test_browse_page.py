@@ -18,7 +18,7 @@ from PIL import Image
 
 from browse import page_parts as pages
 from browse.__main__ import main
-from browse.judged import JUDGED_LEGEND
+from browse.changes import CORRECTNESS_LEGEND
 from browse.review.candidates import CandidateBoxes, read_plan
 from browse.review.serve import ReviewServer, similarity_of
 from browse.review.session import Review
@@ -549,7 +549,7 @@ def test_a_finger_selects_boxes_and_draws_none(page: Page, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (768, 1024), (844, 390)])
-def test_nothing_stands_out_on_small_screens(page: Page, tmp_path: Path, width: int, height: int) -> None:
+def test_nothing_extends_beyond_small_screens(page: Page, tmp_path: Path, width: int, height: int) -> None:
     write_data(tmp_path, 1, [Instance((34, 9, 39, 20), 0, "cat", 0.9), Instance((30, 20, 39, 29), 1, "dog", 0.5)])
     write_label_map(tmp_path / "x_label_map.json", {0: "a cat of a long name", 1: "another long name"})
     with served(tmp_path, "x_od_v1.json") as server:
@@ -606,7 +606,7 @@ def test_a_filter_moves_nothing_and_its_fields_show_their_words(page: Page, tmp_
         assert page.value(top) == before
 
 
-def test_f6_goes_round_the_page_and_out_of_a_field(page: Page, tmp_path: Path) -> None:
+def test_f6_cycles_through_the_parts_of_the_page_and_leaves_a_field(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 2)
     with served(tmp_path, "x_od_v1.json") as server:
         page.open(server.address)
@@ -628,7 +628,7 @@ def test_a_typed_name_that_is_no_category_is_said_to_change_nothing(page: Page, 
         assert page.value(BADGE) == "not reviewed"
 
 
-def test_crops_that_look_alike_stand_together(page: Page, tmp_path: Path) -> None:
+def test_crops_that_look_the_same_are_adjacent(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 6)
     for number in range(6):
         Image.new("RGB", (40, 30), [(200, 30, 30), (30, 30, 200)][number % 2]).save(
@@ -752,7 +752,7 @@ def test_axe_finds_nothing_serious_in_pages_that_are_written(page: Page, tmp_pat
     assert main([str(tmp_path), "x_od_v1.json", "images", "-o", str(tmp_path / "seen"), "--not-show"]) == 0
     drawings = [pages.Drawing(np.full((60, 80, 3), 90, np.uint8), f"{number}.png", "2 boxes") for number in range(3)]
     parts = [pages.page_table(["", "AP"], [["cat", "0.5"]]), pages.bars(["", "AP"], [("cat", 0.5, [])])]
-    parts += [pages.legend(JUDGED_LEGEND), pages.gallery(drawings, "seen")]
+    parts += [pages.legend(CORRECTNESS_LEGEND), pages.gallery(drawings, "seen")]
     parts.append(pages.review_command("Review these labels:", "groundhog browse serve " + "a/long/folder " * 9))
     (tmp_path / "report.html").write_text(pages.page("report", pages.section("How good?", "".join(parts)), "groundhog"))
     for path in (tmp_path / "seen" / "index.html", tmp_path / "report.html"):
@@ -765,7 +765,7 @@ def test_axe_finds_nothing_serious_in_pages_that_are_written(page: Page, tmp_pat
             assert page.value("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_report_leads_the_browser_that_knows_the_page_to_it(page: Page, tmp_path: Path) -> None:
+def test_a_report_opens_the_page_in_the_browser_that_has_shown_it(page: Page, tmp_path: Path) -> None:
     """And no other: a report holds no token."""
     write_data(tmp_path, 1)
     with served(tmp_path, "x_od_v1.json") as server:

@@ -550,7 +550,7 @@ def test_a_filter_shows_the_lines_that_fit(data: Path, query: dict[str, Any], fi
             Query.of(wrong)
 
 
-def test_the_next_line_to_review_goes_round_and_ends(data: Path) -> None:
+def test_the_next_line_to_review_wraps_around_and_ends(data: Path) -> None:
     with reviewed(data / "x_od_v2.json") as review:
         views = Views(review)
         _, view = views.open(Query())
@@ -646,7 +646,7 @@ def test_a_long_file_is_open_before_it_is_read(data: Path, monkeypatch: pytest.M
 # The loop takes it
 
 
-def test_what_was_reviewed_stands_in_the_next_labels(tmp_path: Path) -> None:
+def test_reviewed_lines_are_in_the_next_labels(tmp_path: Path) -> None:
     make_images(tmp_path / "images", 3)
     make_weights(tmp_path)
     source = tmp_path / "x_od.json"

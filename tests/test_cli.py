@@ -110,9 +110,7 @@ def test_a_process_with_wrong_input_shows_no_traceback(arguments: list[str]) -> 
     ("command", "meant"),
     [("evalute x.toml", "'evaluate'"), ("self_train x.toml", "'self-train'"), ("rounds stauts w", "'status'")],
 )
-def test_a_misspelt_command_is_answered_with_the_right_one(
-    command: str, meant: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_misspelt_command_gets_a_suggestion(command: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(command.split())
     assert ended.value.code == 2
@@ -181,7 +179,7 @@ def test_self_train_takes_weights_and_a_work_dir(monkeypatch: pytest.MonkeyPatch
     assert (taken.train.start.source, str(taken.train.work_dir), taken.rounds) == ("2024", "w", 7)
 
 
-def test_minus_one_and_lists_are_taken_as_tokens_positive() -> None:
+def test_minus_one_and_lists_are_accepted_as_tokens_positive() -> None:
     for value in ("-1", "[[[0,3]]]"):
         options = build_parser().parse_args(["detect", "x.jpg", "--texts", "cat", "--tokens-positive", value])
         assert options.tokens_positive == value

@@ -201,7 +201,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     server.server_close()
 
 
-def test_addresses_are_fetched_when_asked_and_only_then(served: tuple[Path, str], tmp_path: Path, capsys) -> None:
+def test_urls_are_downloaded_only_with_the_option(served: tuple[Path, str], tmp_path: Path, capsys) -> None:
     folder, address = served
     save_picture(folder / "a" / "x.png")
     save_picture(folder / "b" / "x.png")

@@ -163,7 +163,7 @@ def test_odinw_is_found_in_its_folder_without_the_category_that_nothing_bears(wr
     assert read_odinw_categories(tmp_path) == ("potholes", "pothole")
 
 
-def test_odinw_without_annotations_says_what_it_wants(tmp_path):
+def test_odinw_without_annotations_says_what_is_expected(tmp_path):
     with pytest.raises(InputError, match="contains no ODinW annotations; expected annotations_without_background"):
         list(read_odinw(tmp_path))
 

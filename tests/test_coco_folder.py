@@ -75,7 +75,7 @@ def test_other_names_can_be_given(tmp_path: Path) -> None:
         folder.validation()
 
 
-def test_what_is_missing_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_what_is_missing_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         CocoFolder(tmp_path / "nowhere").train()
     with pytest.raises(InputError, match=r"looked at annotations/train\.json.*expected for example") as error:
@@ -88,7 +88,7 @@ def test_what_is_missing_is_told_with_where_it_was_looked_for(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"images": []}'])
-def test_a_file_that_names_no_image_is_told(tmp_path: Path, content: str) -> None:
+def test_a_file_that_lists_no_image_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "train.json").write_text(content)
     with pytest.raises(InputError, match="lists no image"):
         CocoFolder(tmp_path).train()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,3 +117,54 @@ def test_a_compiler_that_fails_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_
         assert library() is None
     finally:
         library.cache_clear()
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder, and no library that an earlier test has loaded."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled_gather, "FLAGS", ("-O0", "-shared", "-fPIC"))  # compiles in a second
+    library.cache_clear()
+    yield tmp_path / "groundhog"
+    library.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.parametrize("length", [0, 9000, -1])
+def test_a_damaged_library_is_built_again(own_cache: Path, length: int) -> None:
+    (path,) = [compiled_gather._built(["c++"])]
+    whole = path.read_bytes()
+    path.unlink()
+    path.write_bytes(whole[:length])
+    assert library() is not None
+    assert list(own_cache.iterdir()) == [path]
+    assert path.read_bytes() == whole
+
+
+@needs_compiler
+def test_a_compiler_with_options_is_used(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "c++ -g0")
+    assert library() is not None
+
+
+@pytest.mark.parametrize("value", ["0", "false", "No", "off"])
+def test_the_loop_can_be_switched_off(own_cache: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GROUNDHOG_COMPILE", value)
+    assert library() is None
+    assert not own_cache.exists()
+
+
+@needs_compiler
+def test_without_a_home_folder_the_plain_layer_is_used(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert library() is None
+
+
+@needs_compiler
+def test_a_library_without_a_function_is_not_used(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_gather, "BACKWARD", "gather_forth")
+    assert library() is None

@@ -111,7 +111,7 @@ def paths_in(value: object) -> Iterator[Path]:
 
 
 @every_config
-def test_data_that_are_not_there_are_told_where_they_come_from(path: Path) -> None:
+def test_an_error_for_missing_data_says_where_to_get_them(path: Path) -> None:
     config = read_config(path, type_of(path))
     if not isinstance(config, EvaluateConfig | TrainConfig):
         return  # what a pipeline labels says it by itself: ImageFolder.how_to_get
@@ -249,7 +249,7 @@ PASSES = {
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_how_often_a_data_set_is_passed_over(name: str) -> None:
+def test_passes_over_a_data_set_per_epoch(name: str) -> None:
     for data in read_config(ROOT / "configs" / f"{name}.toml", TrainConfig).datasets:
         assert isinstance(data, OdvgData | CocoData)
         found = [passes for part, passes in PASSES.get(name, {}).items() if part in data.annotations.name]
@@ -320,7 +320,7 @@ def test_the_data_of_a_training_are_what_its_commands_write(name: str, converted
         assert record.instances or record.regions
 
 
-def test_the_page_tells_the_same_commands() -> None:
+def test_the_page_has_the_same_commands() -> None:
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     commands = {tuple(shlex.split(line)[1:]) for line in page.splitlines() if line.startswith("groundhog convert ")}
     assert commands == {tuple(command) for command in conversions() if "data/raccoon/annotations" not in command}

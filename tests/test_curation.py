@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from PIL import Image, ImageOps
 from flows import bootstrap_od
 from flows.cli.command import main
 from flows.curation.check import check_images, describe_report
+from flows.curation.data_card import DataCard, SplitCounts, write_data_card
 from flows.curation.duplicates import MIN_DOUBTFUL, MIN_INLIERS, agreeing_points, find_duplicates
 from flows.curation.fingerprints import HASH_BITS, fingerprint
 from flows.curation.publish import publish
@@ -42,6 +45,7 @@ from formats.candidates import (
 )
 from formats.dataset_names import label_map_beside
 from formats.images import image_size, list_images
+from formats.io.markdown import markdown_text
 from grounding_model.glyphs import write_scenes
 
 SIDES = 400
@@ -92,7 +96,7 @@ def test_a_copy_is_found_among_others_and_nothing_else(tmp_path, pictures, spoil
     assert [(pair.first, pair.second, pair.kind) for pair in pairs] == [(2, 6, kind)]
 
 
-def test_few_key_points_that_agree_count_only_where_the_pictures_are_alike(tmp_path, pictures):
+def test_few_agreeing_key_points_count_only_if_the_pictures_are_similar(tmp_path, pictures):
     spoiled = encoded(pictures[2].crop((40, 40, 360, 360)).resize((200, 200)), 40)
     whole, part, other = seen(tmp_path, pictures[2], spoiled, pictures[3])
     assert MIN_DOUBTFUL <= agreeing_points(whole, part) < MIN_INLIERS
@@ -118,7 +122,7 @@ def test_strips_and_single_pixels_have_fingerprints(tmp_path, pictures, size):
     assert (strip.width, strip.height) == size
 
 
-def test_a_fingerprint_knows_the_size_after_the_turn(tmp_path, pictures):
+def test_a_fingerprint_has_the_size_after_rotation(tmp_path, pictures):
     exif = Image.Exif()
     exif[0x0112] = 6
     pictures[0].crop((0, 0, 300, 200)).save(tmp_path / "a.jpg", exif=exif)
@@ -346,7 +350,7 @@ def meta_of(weights: str, **more: object) -> str:
     return json.dumps(meta | more)
 
 
-def test_the_card_tells_how_the_labels_were_made_round_by_round(labels):
+def test_the_card_describes_how_the_labels_were_made_in_each_round(labels):
     parent = {"labels": "pets_first_od.json"}
     (labels / "labels/pets_train_od.meta.json").write_text(meta_of("best.safetensors", round=2, trained_on=parent))
     (labels / "labels/pets_first_od.meta.json").write_text(meta_of("llmdet_tiny", round=1, trained_on=None))
@@ -365,6 +369,17 @@ def test_the_card_tells_how_the_labels_were_made_round_by_round(labels):
     ):
         assert part in card, part
     assert json.loads((out / "croissant.json").read_text())["citeAs"] == cite
+
+
+def test_names_of_users_are_text_in_a_card_and_no_markup() -> None:
+    assert markdown_text("<b>a|b</b> & *c*") == r"\<b\>a\|b\</b\> \& \*c\*"
+    assert markdown_text("traffic_light, stop sign (red)\n") == "traffic_light, stop sign (red)"
+    counts = SplitCounts("train", 1, 0, {"<script>x</script>": 1}, 0, 1)
+    card = DataCard("my <set>", "mit", ("<script>x</script>",), (counts,))
+    with TemporaryDirectory() as folder:
+        write_data_card(Path(folder) / "README.md", card)
+        text = (Path(folder) / "README.md").read_text().split("---\n", 2)[2]
+    assert "<s" not in text.replace("\\<", "")
 
 
 def test_the_card_names_the_categories_that_are_mixed_up_and_who_says_so(labels):
@@ -388,7 +403,7 @@ def test_the_card_names_the_categories_that_are_mixed_up_and_who_says_so(labels)
     assert "precision of train, from 12 reviews" in (out / "index.html").read_text()
 
 
-def test_images_of_one_stem_keep_label_files_of_their_own(tmp_path):
+def test_images_with_the_same_stem_keep_separate_label_files(tmp_path):
     names = ["a/x.png", "b/x.png", "c.png", "c.bmp", "C.png", "c_bmp.png"]
     (tmp_path / "images/a").mkdir(parents=True)
     (tmp_path / "images/b").mkdir()

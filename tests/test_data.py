@@ -95,7 +95,7 @@ def test_a_coco_file_is_what_its_reader_reads(coco: CocoData) -> None:
     assert [dataset.record(index) for index in range(len(dataset))] == list(read_coco(coco.annotations))
 
 
-def test_only_the_categories_that_are_asked_for_and_in_that_order(coco: CocoData) -> None:
+def test_only_the_requested_categories_and_in_that_order(coco: CocoData) -> None:
     dataset = open_dataset(CocoData(coco.annotations, coco.image_root, ("dog", "cat")))
     assert dict(dataset.categories) == {0: "dog", 1: "cat"}
     # An image that holds nothing else stays, as one where nothing is to be found.
@@ -126,7 +126,7 @@ def test_a_coco_file_without_labels_or_images_is_refused(coco: CocoData, changes
         open_dataset(rewritten(coco, **changes))
 
 
-def test_annotations_that_are_broken_are_passed_over_and_told(coco: CocoData, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_annotations_are_skipped_and_reported(coco: CocoData, caplog: pytest.LogCaptureFixture) -> None:
     content = json.loads(coco.annotations.read_text())
     content["annotations"][0]["bbox"] = [1, 2, -3, 4]
     content["annotations"][1]["image_id"] = 77
@@ -150,7 +150,7 @@ def test_the_group_that_roboflow_writes_among_the_categories_is_none(coco: CocoD
     assert list(kept.values()) == ["cat", "dog", "person"]
 
 
-def test_a_category_that_has_boxes_is_no_group_though_others_stand_below_it(coco: CocoData) -> None:
+def test_a_category_with_boxes_is_not_a_group_although_it_has_subcategories(coco: CocoData) -> None:
     named = [{"id": index + 1, "name": name, "supercategory": "cat"} for index, name in enumerate(NAMES)]
     assert list(open_dataset(rewritten(coco, categories=named)).categories.values()) == NAMES
 
@@ -209,7 +209,7 @@ def test_images_of_rare_categories_come_more_often_in_training_alone(
 # ODVG
 
 
-def test_the_label_map_beside_the_file_is_taken(tmp_path: Path) -> None:
+def test_the_label_map_beside_the_file_is_used(tmp_path: Path) -> None:
     write_odvg(tmp_path / "photos_od.json", RECORDS)
     (tmp_path / "photos_label_map.json").write_text('{"0": "cat", "1": "dog", "2": "hat", "3": "never seen"}')
     assert len(open_dataset(OdvgData(tmp_path / "photos_od.json", tmp_path)).categories) == 4

@@ -88,7 +88,7 @@ def city(path, numbers):
     Image.fromarray(np.asarray(numbers, dtype=np.uint16)).save(path)
 
 
-def test_cityscapes_boxes_stand_round_what_is_seen(tmp_path):
+def test_cityscapes_boxes_enclose_the_visible_part(tmp_path):
     numbers = np.full((40, 60), 7)  # road
     numbers[10:20, 5:30] = 26001  # a car,
     numbers[10:15, 5:30] = 24000  # whose upper half a person hides
@@ -170,6 +170,6 @@ def test_d3_errors_name_the_pickle(tmp_path, changes, message):
         read_dod_details(d3_pickles(tmp_path, **changes))
 
 
-def test_categories_are_told_for_formats_that_are_read():
+def test_the_categories_of_every_readable_format_are_known():
     assert set(CATEGORIES) <= set(READERS)
     assert set(WRITERS) <= set(READERS)

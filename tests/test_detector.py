@@ -16,13 +16,13 @@ from PIL import Image
 from formats.io.errors import InputError
 from formats.record import Record
 from grounding_model import detector as detecting
-from grounding_model.answers import LabelScoring, label_scores
 from grounding_model.detector import Detector, load_detector
 from grounding_model.inputs.category_lists import read_category_list
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.predict import Failure
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.inputs.read_ahead import READERS
+from grounding_model.postprocessing import LabelScoring, label_scores
 from tests.paths import GOLDEN
 
 A = GOLDEN / "a"
@@ -349,7 +349,7 @@ def test_all_scores_of_a_box_are_those_of_its_query(prompt, labels, detector):
         assert dict(enumerate(row.tolist())) == of_query[box]
 
 
-def test_all_scores_are_nan_where_a_box_was_not_asked(detector):
+def test_all_scores_are_nan_for_names_outside_the_caption_of_a_box(detector):
     names = ["cat", "dog", "red apple"]
     (record,) = detector.predict([picture(0)], names, chunk_size=2, **SETTINGS, return_all_scores=True)
     for instance, row in zip(record.instances, record.all_scores, strict=True):

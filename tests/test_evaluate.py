@@ -242,12 +242,12 @@ def test_the_table_and_the_dictionary_say_the_same(coco):
         ("aa", "a", ["cat"], "truth: a is listed twice"),
         ("a", "aa", ["cat"], "predictions: a is listed twice"),
         ("a", "a", ["dog"], "no box of dog"),
-        ("a", "a", [], "expected one name or more"),
-        ("a", "a", ["cat", "cat"], "each once"),
+        ("a", "a", [], "expected at least one name"),
+        ("a", "a", ["cat", "cat"], "no duplicates"),
         ("", "", ["cat"], "no box of cat"),
     ],
 )
-def test_what_cannot_be_judged_is_named(truth, found, names, complaint):
+def test_what_cannot_be_scored_is_named(truth, found, names, complaint):
     truth = [picture(name, (box(0), "cat")) for name in truth]
     found = [picture(name, (box(0), "cat", 0.5)) for name in found]
     with pytest.raises(InputError, match=complaint):
@@ -348,6 +348,24 @@ def test_samples_come_back_as_they_were_written(tmp_path):
     (tmp_path / "samples.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match="cannot be read"):
         read_samples(tmp_path / "samples.npz")
+
+
+def test_samples_of_older_versions_are_read(tmp_path):
+    arrays = {
+        "images": np.array([0, 1, 1]),
+        "counted": np.ones((1, 3), dtype=bool),
+        "places": np.array([0, 2]),
+        "correct": np.ones((10, 2), dtype=bool),
+        "to_find": np.array([1, 1]),
+        "recall_steps": np.linspace(0, 1, 101),
+    }
+    np.savez_compressed(tmp_path / "older.npz", **{f"0/{name}": value for name, value in arrays.items()})
+    (ranking,) = read_samples(tmp_path / "older.npz")
+    for found, expected in zip(ranking, arrays.values(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    write_samples(tmp_path / "now.npz", [ranking])
+    with np.load(tmp_path / "now.npz") as tables:
+        assert set(tables.files) == {f"0/{name}" for name in arrays}
 
 
 def test_a_share_counts_every_phrase_as_often_as_its_image_is_drawn():
@@ -454,7 +472,7 @@ def test_what_names_nothing_and_what_is_ignored_does_not_count():
         recall_at([caption(nothing, ignored)], [])
 
 
-def test_captions_that_cannot_be_judged_are_named():
+def test_captions_that_cannot_be_scored_are_named():
     region = Region((box(0),), ("a cat",))
     with pytest.raises(InputError, match=r"a\.png: other is not in the truth"):
         recall_at([caption(region)], [caption(region, text="other")])

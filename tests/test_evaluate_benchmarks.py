@@ -217,7 +217,7 @@ def setting(tmp_path, layout, **more):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
-def test_who_knows_the_truth_scores_one(tmp_path, images, layout):
+def test_predictions_equal_to_the_truth_score_one(tmp_path, images, layout):
     config, oracle = setting(tmp_path, layout)
     found = evaluate_benchmark(config, tmp_path / "show", oracle)
     assert found.numbers[LAYOUTS[layout]] == pytest.approx(1)
@@ -277,7 +277,7 @@ def test_the_references_gref_numbers_are_a_setting(tmp_path, images):
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_is_killed_goes_on_and_says_the_same(tmp_path):
+def test_a_killed_evaluation_resumes_with_the_same_result(tmp_path):
     """kill -9 in the labelling: the second run keeps the shards, and evaluation.json is the same to the last byte."""
     (tmp_path / "scenes.toml").write_text('shard_size = 4\nresamples = 20\n[truth]\nkind = "glyphs"\ncount = 24\n')
     command = [sys.executable, "-m", "flows.cli", "evaluate", str(tmp_path / "scenes.toml"), "--set"]
@@ -314,7 +314,7 @@ def test_a_notebook_measures_what_the_command_measures(tmp_path, images):
         evaluate(config.truth, oracle)
 
 
-def test_an_interrupted_evaluation_goes_on(tmp_path, images):
+def test_an_interrupted_evaluation_resumes(tmp_path, images):
     config, oracle = setting(tmp_path, coco)
     first = evaluate_benchmark(config, detector=oracle).numbers
     assert oracle.calls == 2

@@ -138,7 +138,7 @@ def test_described_objects_are_the_references(described):
     assert {key: round(value, 3) for key, value in found.items()} == golden("dod_results.json")
 
 
-def test_presence_and_absence_are_judgements_of_their_own_descriptions(described):
+def test_presence_and_absence_are_scored_on_separate_descriptions(described):
     truth, predictions, names = described
     absence = names[::3]
     result = evaluate_described_objects(truth, predictions, names, absence)

@@ -92,7 +92,7 @@ def test_a_published_layout_is_measured(config, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("config", PUBLISHED)
-def test_where_nothing_lies_it_says_what_is_wanted(config, tmp_path, monkeypatch, capsys):
+def test_missing_data_are_reported_with_what_is_expected(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"none")
     arguments = ["evaluate", str(config), "--weights", "model.safetensors", "--set", "work_dir=work"]

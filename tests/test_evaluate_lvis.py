@@ -94,7 +94,7 @@ def everything_judged(truth, names) -> Federation:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_where_everything_was_looked_for_lvis_is_coco(seed):
+def test_with_exhaustive_annotations_lvis_equals_coco(seed):
     """The oracle: pycocotools, on scenes with many overlaps and without equal scores."""
     rng = np.random.default_rng(seed)
 
@@ -126,7 +126,7 @@ def one_image(found, absent=(), partly=()):
     return evaluate_lvis(truth, predictions, ["cat"], federation)
 
 
-def test_a_box_counts_as_wrong_only_where_its_category_was_looked_for():
+def test_a_box_counts_as_wrong_only_if_its_category_was_annotated():
     wrong = (Instance((0.0, 0.0, 50.0, 50.0), 0, "cat", 0.9),)
     assert one_image(wrong).ap == pytest.approx(1)
     assert one_image(wrong, absent=["cat"]).ap == pytest.approx(0.5)
@@ -147,11 +147,11 @@ def test_rankings_for_the_interval_have_the_same_ap(lvis):
     assert np.mean([level.mean() for level in levels if level is not None]) == pytest.approx(expected.ap)
 
 
-def test_what_cannot_be_judged_is_named(lvis):
+def test_what_cannot_be_scored_is_named(lvis):
     truth, predictions, names, federation, _ = lvis
     with pytest.raises(InputError, match="no box"):
         evaluate_lvis(truth, predictions, ["unicorn"], federation)
-    with pytest.raises(InputError, match="each once"):
+    with pytest.raises(InputError, match="no duplicates"):
         evaluate_lvis(truth, predictions, [*names, names[0]], federation)
     with pytest.raises(InputError, match="is not labelled"):
         evaluate_lvis([replace(truth[0], instances=None)], [], names, federation)
@@ -184,7 +184,7 @@ def test_the_best_of_a_category_count_whatever_images_they_are_in():
     assert evaluate_lvis(truth, found, ["cat"], federation).ap == pytest.approx(0.75, abs=0.01)
 
 
-def test_each_chunk_of_names_keeps_its_boxes_where_a_configuration_says_so(tmp_path):
+def test_each_chunk_of_names_keeps_its_boxes_if_a_configuration_says_so(tmp_path):
     """As the reference evaluates LVIS: every chunk is a query of its own, and fixed AP cuts their boxes by category."""
     truth = GlyphQuestionData("lvis", count=6)
     benchmark, detector = open_benchmark(truth, tmp_path / "drawn"), load_detector()
@@ -203,7 +203,7 @@ def test_each_chunk_of_names_keeps_its_boxes_where_a_configuration_says_so(tmp_p
     assert ap[config] < ap[per_chunk] - 0.02  # what an image keeps is outbid by the frequent names
 
 
-def test_what_a_person_looks_at_is_made_of_the_confident_boxes_alone(tmp_path):
+def test_pictures_and_tables_show_only_confident_boxes(tmp_path):
     """Of 300 candidates per image most are faint: pages are written without making records of those."""
     config = EvaluateConfig(GlyphQuestionData("lvis", count=6), shard_size=4, resamples=0, work_dir=tmp_path)
     benchmark = open_benchmark(config.truth, tmp_path)

@@ -89,7 +89,7 @@ def test_a_dropped_box_comes_with_its_reason_in_words(manifest: Manifest) -> Non
         assert reason in text
 
 
-def test_every_reason_is_explained_and_stands_on_the_page_of_the_pipeline() -> None:
+def test_every_reason_is_explained_and_listed_in_the_docs_of_the_pipeline() -> None:
     """One that is added to the policies has to be named there too."""
     reasons = set(get_args(Reason))
     assert WORDS.keys() | OVERLAPPED.keys() | {"merged"} == reasons

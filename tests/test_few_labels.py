@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.distillation.config import DistillConfig
+from flows.distillation.distill import DistillResult
 from flows.labelling import infer as inference
-from flows.self_training.config import GlyphScenes, ImageFolder, SelfTrainConfig
+from flows.self_training.config import GlyphScenes, ImageFolder, SelfTrainConfig, StudentStage
 from flows.self_training.labelled import KnownLabels, split_labels
 from flows.self_training.loop import self_train
 from flows.self_training.stages import Stages
@@ -17,6 +19,7 @@ from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record
 from grounding_model.data.sources import OdvgData
+from grounding_model.students.config import FromStudent
 from grounding_model.training.config import FromWeights, TrainConfig
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 
@@ -103,7 +106,7 @@ def test_every_later_epoch_has_its_share_of_them_at_full_weight(config: SelfTrai
     assert all(box.weight == 1.0 for record in read_odvg(known.annotations) for box in record.instances or ())
 
 
-def test_what_is_held_back_judges_and_is_never_trained_on(config: SelfTrainConfig) -> None:
+def test_held_back_labels_evaluate_and_are_never_trained_on(config: SelfTrainConfig) -> None:
     recorder = run(config)
     held_back = names(recorder.judged_by[0])
     assert len(held_back) == 2
@@ -165,4 +168,39 @@ def test_other_settings_of_the_first_training_are_refused_before_it(config: Self
     recorder = Recorder()
     with pytest.raises(InputError, match=r"x_od_v1.json: contains the labels of another run"):
         self_train(replace(config, train=train, labelled=replace(config.labelled, best_of=2)), stages=recorder.stages())
+    assert recorder.trained == []
+
+
+def test_the_labels_of_a_person_teach_the_student_too(config: SelfTrainConfig, tmp_path: Path) -> None:
+    taught: list[DistillConfig] = []
+
+    def distilled(settings: DistillConfig) -> DistillResult:
+        taught.append(settings)
+        return DistillResult(tmp_path, None, ())
+
+    stage = StudentStage(FromStudent("glyph-student", image_size=96), steps=1, onnx=False)
+    config.train.work_dir.mkdir()
+    (config.train.work_dir / "report.html").write_text("")
+    self_train(replace(config, rounds=0, distill=stage), stages=Recorder().stages()._replace(distill=distilled))
+    (known,) = taught[0].train.datasets
+    assert taught[0].labels == tmp_path / "x_od_v1.json"
+    assert names(known) < set(LABELLED)
+    assert len(names(known)) == 3  # not those held back
+
+
+def test_lines_without_labels_are_neither_trained_on_nor_left_unlabelled(
+    config: SelfTrainConfig, tmp_path: Path
+) -> None:
+    known = [*read_odvg(tmp_path / "known_od.json")]
+    write_odvg(tmp_path / "known_od.json", [*known[:4], replace(known[4], instances=None)])
+    trained = run(config).trained
+    assert names(trained[1].datasets[0]) >= {LABELLED[4]}
+    assert all(LABELLED[4] not in names(each.datasets[-1]) for each in trained)
+
+
+def test_an_image_is_not_both_labelled_by_a_person_and_to_be_labelled(config: SelfTrainConfig, tmp_path: Path) -> None:
+    write_odvg(tmp_path / "x_od.json", [Record(name, 32, 32) for name in (LABELLED[2], "image-006.png")])
+    recorder = Recorder()
+    with pytest.raises(InputError, match=rf"x_od.json: lists 1 image that known_od.json labels, such as {LABELLED[2]}"):
+        self_train(config, stages=recorder.stages())
     assert recorder.trained == []

@@ -8,7 +8,8 @@ import stat
 import pytest
 
 from formats import InputError, read_label_map, sha256_of, write_label_map, write_whole
-from formats.io.files import write_json
+from formats.io.files import write_json, write_whole_folder
+from formats.io.locks import temporary_beside
 from tests.paths import GOLDEN
 
 
@@ -54,7 +55,7 @@ def test_a_file_is_as_readable_as_any_other(tmp_path):
     assert len(modes) == 1
 
 
-def test_a_full_disk_is_named_even_where_a_library_tells_of_it_in_its_own_words(tmp_path):
+def test_a_full_disk_is_named_even_if_a_library_words_it_differently(tmp_path):
     path = tmp_path / "a.pt"
 
     def save():
@@ -124,3 +125,15 @@ def test_what_is_no_label_map_is_refused_by_name(tmp_path, text, message):
 def test_a_missing_label_map_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.json: does not exist"):
         read_label_map(tmp_path / "none.json")
+
+
+def test_what_a_killed_process_left_of_a_folder_is_removed_by_the_next(tmp_path):
+    left, other = (temporary_beside(tmp_path / name) for name in ("out", "out2"))
+    (left / "images").mkdir(parents=True)
+    other.mkdir()
+    with write_whole_folder(tmp_path / "out") as folder:
+        assert not left.exists()
+        with write_whole_folder(tmp_path / "out"):
+            assert folder.is_dir()  # its process is alive
+        (tmp_path / "out").rmdir()
+    assert other.exists()

@@ -279,7 +279,7 @@ def test_a_failed_shard_fails_the_stage_and_leaves_the_others_done(
         (deployments.train, deployments.ConfigParameters(config="nowhere")),
     ],
 )
-def test_bad_input_is_told_by_the_state_and_to_the_caller(harness: None, flow, parameters) -> None:
+def test_bad_input_is_in_the_state_and_raised_to_the_caller(harness: None, flow, parameters) -> None:
     with pytest.raises(InputError, match="nowhere"):
         flow(parameters)
     assert flow(parameters, return_state=True).name.startswith("Failed: nowhere: ")
@@ -292,7 +292,7 @@ def test_outside_a_clone_up_says_so_at_once(tmp_path: Path, monkeypatch: pytest.
         deployments.up()
 
 
-def test_no_proxy_stands_before_a_server_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_not_used_for_a_server_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     class Healthy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -351,7 +351,7 @@ def wait_until(holds: Callable[[], bool], otherwise: str, seconds: float) -> Non
 @pytest.mark.skipif(sys.platform == "win32", reason="parents are not followed there")
 def test_a_run_ends_with_the_up_that_started_it() -> None:
     run = "import time; from types import SimpleNamespace as Run\n"
-    run += "from flows.orchestration.lifetime import follow_up; follow_up(None, Run(id=None), None)\n"
+    run += "from flows.orchestration.lifetime import end_with_up; end_with_up(None, Run(id=None), None)\n"
     run += "print('running', flush=True); time.sleep(600)"
     up = "import os, subprocess, sys; from flows.orchestration.lifetime import UP_PROCESS\n"
     up += "os.environ[UP_PROCESS] = str(os.getpid())\n"

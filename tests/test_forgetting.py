@@ -51,7 +51,7 @@ def test_several_held_out_tasks_count_by_their_mean() -> None:
     assert "held-out mean" in both.table()
 
 
-def test_the_table_tells_gain_and_loss_and_the_advice() -> None:
+def test_the_table_shows_gain_and_loss_and_the_recommendation() -> None:
     table = curve((0, 0.5, 0.8), (0.5, 0.6, 0.79), (1, 0.7, 0.6)).table()
     assert [line.split() for line in table.splitlines()[:4]] == [
         ["alpha", "cats", "nouns"],

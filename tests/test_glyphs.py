@@ -86,7 +86,7 @@ def test_domain_seed_and_index_part_scenes_and_the_task_does_not():
     assert len({draw_scene("source", SEED, 0, task)[0].tobytes() for task in TASKS}) == 1
 
 
-def test_hardness_is_the_domains_own_unless_given():
+def test_hardness_is_that_of_the_domain_by_default():
     default = draw_scene("cats", SEED, 0)[0]
     assert np.array_equal(default, draw_scene("cats", SEED, 0, hardness=DOMAINS["cats"].hardness)[0])
     assert not np.array_equal(default, draw_scene("cats", SEED, 0, hardness=0.0)[0])
@@ -221,7 +221,7 @@ def test_held_out_pairs_are_never_seen_in_training(domain):
             assert not [name for name in held_out_names if re.search(rf"\b{name}\b", text)]
 
 
-def test_held_out_pairs_are_seen_where_they_are_asked_for():
+def test_held_out_pairs_occur_if_requested():
     seen = {(thing.colour, thing.noun) for index in INDICES for thing in scene("dense", index, "all").things}
     assert seen & HELD_OUT_PAIRS
     assert len(categories_of("source", "colours", "all")) == len(COLOURS) * len(NOUNS)

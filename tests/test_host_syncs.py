@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grounding_model import detector as detecting
-from grounding_model.answers import LabelScoring, top_pairs
+from grounding_model.data.sources import GlyphData
 from grounding_model.detector import current_device, load_detector
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.inputs.image_batch import ImageBatch
@@ -26,6 +27,10 @@ from grounding_model.model.config import GLYPH_TINY, Denoising
 from grounding_model.model.denoising import ContrastiveDenoising
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Target, pad_targets
+from grounding_model.postprocessing import LabelScoring, top_pairs
+from grounding_model.training.config import TrainConfig
+from grounding_model.training.learner import GroundingLearner
+from grounding_model.training.loop import run_training
 from grounding_model.training.losses import matched_sets, set_losses
 from grounding_model.training.settings import REFERENCE_LOSSES
 
@@ -53,7 +58,7 @@ def model() -> GroundingModel:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_model_asks_nothing_of_the_device(
+def test_the_model_never_waits_for_the_device(
     padded: bool, training: bool, model: GroundingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageBatch, "padded", padded)  # known from sizes, which are in the memory of the CPU
@@ -69,7 +74,7 @@ def test_the_model_asks_nothing_of_the_device(
             found.logits.sigmoid().mean().backward()
 
 
-def test_label_scores_and_thebest_pairs_ask_nothing_of_the_device() -> None:
+def test_label_scores_and_the_best_pairs_never_wait_for_the_device() -> None:
     scoring = LabelScoring.of([[1], [2, 3], [4]], [0, 1, 0], torch.device("cpu"))
     with NoQuestions():
         found = top_pairs(torch.randn(7, 6), torch.rand(7, 4), scoring, count=5, columns=2)
@@ -134,6 +139,27 @@ def test_a_model_runs_while_its_gpu_is_the_current_one(monkeypatch: pytest.Monke
     monkeypatch.setattr(detecting, "current_device", lambda device: current.append(device) or nullcontext())
     detector.predict([draw_scene("source", 9000, 0, "od")[0]], ["cat"])
     assert current == [torch.device("cpu")]
+
+
+def test_validation_replaces_no_layer_of_the_model_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels have no gradients, so a training on a GPU could not go on after its first validation."""
+    learner, replaced = GroundingLearner(TrainConfig(Path("unused"), steps=1)), []
+    assert detecting.fast_forward(deepcopy(learner.model), torch.device("cuda")) is not learner.model
+    monkeypatch.setattr(detecting, "fast_forward", lambda model, device: replaced.append(model) or model)
+    assert learner.detector(torch.device("cpu")).forward is learner.model
+    assert not replaced
+    load_detector(device="cpu")
+    assert replaced
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_training_on_a_gpu_goes_on_after_a_validation(tmp_path: Path) -> None:
+    data = GlyphData(count=4)
+    config = TrainConfig(
+        tmp_path, datasets=(data,), steps=2, batch_size=2, validate=(data,), validate_every=1, workers=0
+    )
+    assert run_training(replace(config, device="cuda")).steps == 2
 
 
 def pictures_to_find_in() -> tuple[list[np.ndarray], list[str]]:

@@ -29,7 +29,7 @@ def line(objects: object, name: str = "a.jpg") -> dict:
     return {"file_name": name, "width": 60, "height": 40, "objects": objects}
 
 
-def test_parquet_tells_names_sizes_and_categories_and_what_is_not_read(tmp_path: Path) -> None:
+def test_names_sizes_and_categories_are_read_from_parquet_and_the_rest_is_counted(tmp_path: Path) -> None:
     write_hub_table(tmp_path / "data/train-00000-of-00002.parquet", ["a.png", None])
     write_hub_table(tmp_path / "data/train-00001-of-00002.parquet", ["x/b.png"])
     omissions = Omissions()
@@ -45,7 +45,7 @@ def test_parquet_tells_names_sizes_and_categories_and_what_is_not_read(tmp_path:
     assert +omissions == Omissions({"licence of lines": 3})
 
 
-def test_images_of_one_name_stay_apart_and_are_saved_under_the_names_of_their_records(tmp_path: Path) -> None:
+def test_images_with_equal_names_are_saved_separately_under_the_names_of_their_records(tmp_path: Path) -> None:
     write_hub_table(tmp_path / "0000.parquet", ["a.png", "image.png", "image.png"], sized=True)
     records = list(read_huggingface(tmp_path))
     names = ["a.png", "000001_image.png", "000002_image.png"]

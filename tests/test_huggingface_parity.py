@@ -148,7 +148,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     ],
     ids=["multiples of the window", "odd size", "batch with padding"],
 )
-def test_a_transformers_folder_answers_as_in_transformers(
+def test_a_transformers_folder_gives_the_results_of_transformers(
     folder: Path, sizes: list[tuple[int, int]], captions: list[str]
 ) -> None:
     architecture = MM if json.loads((folder / "config.json").read_text())["model_type"].startswith("mm") else ORIGINAL
@@ -188,7 +188,7 @@ def test_a_model_of_full_size_answers_as_in_transformers(tmp_path: Path) -> None
         assert nearest.max() < 2e-2
 
 
-def test_our_file_becomes_a_folder_that_transformers_runs_alike(folder: Path, tmp_path: Path) -> None:
+def test_our_file_becomes_a_folder_with_equal_results_in_transformers(folder: Path, tmp_path: Path) -> None:
     convert_checkpoint(folder, tmp_path / "ours.safetensors", BERT)
     convert_checkpoint(tmp_path / "ours.safetensors", tmp_path / "theirs")
     ours = load_checkpoint(tmp_path / "theirs")  # its tokenizer went along

@@ -97,12 +97,12 @@ def test_16_bits_become_8_in_proportion(suffix, tmp_path):
         ([[np.nan]], [[0]]),
     ],
 )
-def test_fractions_span_their_own_range(values, expected, tmp_path):
+def test_float_images_are_scaled_from_their_minimum_and_maximum(values, expected, tmp_path):
     Image.fromarray(np.array(values, dtype=np.float32)).save(tmp_path / "a.tif")
     assert read_image(tmp_path / "a.tif")[..., 0].tolist() == expected
 
 
-def test_transparent_greyscale_stands_on_the_mean_colour(tmp_path):
+def test_transparent_greyscale_has_the_mean_colour_as_background(tmp_path):
     pixels = np.array([[[50, 255], [50, 0]]], dtype=np.uint8)
     Image.fromarray(pixels, "LA").save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").tolist() == [[[50, 50, 50], [124, 117, 104]]]

@@ -218,7 +218,7 @@ def test_a_bomb_of_169_megapixels_takes_less_than_twice_its_pixels(tmp_path, mod
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
-def test_a_pipe_among_images_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
+def test_a_pipe_among_images_is_not_an_image_and_is_not_opened(tmp_path: Path) -> None:
     for name in ("pipe.jpg", "pipe"):
         os.mkfifo(tmp_path / name)
     assert list_images(tmp_path) == ["pipe.jpg"]

@@ -55,7 +55,9 @@ def test_captions_and_published_weights(folder: Path) -> None:
         ("zoo", {"categories": ["cat", "cat"]}, "twice"),
         ("zoo", {}, "expected categories, captions or labels"),
         ("zoo", {"captions": "none.csv"}, "no such file"),
-        ("zoo", {"categories": ["cat"], "weights": "none.pth"}, "no such file"),
+        ("zoo", {"categories": ["cat"], "weights": "none.pth"}, "no such checkpoint"),
+        ("zoo", {"categories": ["cat"], "weights": "models/mine"}, "no such checkpoint"),
+        ("zoo", {"categories": ["cat"], "weights": "glyph-tyny"}, "no such checkpoint; did you mean"),
     ],
 )
 def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict, message: str) -> None:
@@ -73,7 +75,7 @@ def labelled(folder: Path) -> Path:
     """A file of labels for one of the two images."""
     box = {"bbox": [1, 1, 8, 8], "label": 0, "category": "red panda"}
     name = sorted(path.name for path in folder.iterdir())[0]
-    line = {"filename": name, "height": 32, "width": 32, "detection": {"instances": [box]}}
+    line = {"filename": name, "height": 30, "width": 40, "detection": {"instances": [box]}}
     Path("panda_od.json").write_text(json.dumps(line) + "\n")
     Path("panda_label_map.json").write_text('{"0": "red panda"}')
     return Path("panda_od.json")
@@ -89,6 +91,49 @@ def test_labels_of_some_images_are_learnt_from_and_the_rest_is_labelled(folder: 
     assert config.labelled.held_back == 0.0  # nothing of a single image
     source = prepare(config)
     assert [record.filename for record in read_odvg(source.annotations)] == ["image-001.png"]
+
+
+def line_of(name: str, height: int = 30, **more: object) -> str:
+    return json.dumps({"filename": name, "height": height, "width": 40, **more})
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["labelled", "labelled"], "lists 1 image more than once, such as image-000.png"),
+        (["labelled", "other"], "labels every image of the folder"),
+        (["other size"], "says that image-001.png is 40x64, but it is 40x30"),
+        (["ignored"], "contains no boxes"),
+        (["caption"], "has captions; expected boxes with categories"),
+    ],
+)
+def test_labels_that_would_be_lost_or_leak_are_refused(folder: Path, lines: list[str], message: str) -> None:
+    box = {"bbox": [1, 1, 8, 8], "label": 0, "category": "red panda"}
+    known = {
+        "labelled": labelled(folder).read_text().strip(),
+        "other": line_of("image-001.png", detection={"instances": [box]}),
+        "other size": line_of("image-001.png", 64, detection={"instances": [box]}),
+        "ignored": line_of("image-001.png", detection={"instances": [box | {"ignore": True}]}),
+        "caption": line_of("image-001.png", grounding={"caption": "a panda", "regions": []}),
+    }
+    Path("panda_od.json").write_text("".join(f"{known[line]}\n" for line in lines))
+    with pytest.raises(InputError, match=message):
+        init("zoo", folder, labels=Path("panda_od.json"))
+    assert not Path("configs").exists()
+    assert not list(Path("data").rglob("*.json"))
+
+
+def test_lines_without_labels_are_labelled_like_the_others_and_what_is_left_out_is_said(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = labelled(folder)
+    outside = json.loads(file.read_text())
+    outside["detection"]["instances"][0]["bbox"] = [1, 1, 50, 8]
+    file.write_text(f"{json.dumps(outside)}\n{line_of('image-001.png')}\n")
+    config = read_self_train(init("zoo", folder, labels=file))
+    assert "1 line without labels left out, to be labelled like the others" in caplog.text
+    assert "1 box leaves the image" in caplog.text
+    assert [record.filename for record in read_odvg(prepare(config).annotations)] == ["image-001.png"]
 
 
 def test_labels_are_learnt_from_as_the_measured_recipe_does(folder: Path) -> None:

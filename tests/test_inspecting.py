@@ -138,7 +138,7 @@ def test_a_folder_with_rows_of_boxes_is_yolos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "start", ["\ufeff", ' {"type": "instances", ', '{"info": {"images": 3}, "licenses": [{"id": 1}], ']
 )
-def test_coco_is_told_by_any_of_its_keys(tmp_path: Path, start: str) -> None:
+def test_coco_is_recognised_by_any_of_its_keys(tmp_path: Path, start: str) -> None:
     write_coco(tmp_path / "a.json", [Record("a.jpg", 100, 120, ())], ("cat",))
     text = (tmp_path / "a.json").read_text()
     (tmp_path / "a.json").write_text(start + (text if start == "\ufeff" else text[1:]), encoding="utf-8")
@@ -254,7 +254,7 @@ def test_the_format_of_a_file_is_seen_in_its_first_entry(tmp_path, content, name
     assert guess_format(tmp_path / "a.json") == name
 
 
-def test_results_for_coco_are_not_taken_for_lines(tmp_path):
+def test_coco_results_are_not_mistaken_for_odvg_lines(tmp_path):
     (tmp_path / "a.json").write_text('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
     with pytest.raises(InputError, match="--format coco-results with --truth"):
         guess_format(tmp_path / "a.json")

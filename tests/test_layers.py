@@ -221,7 +221,7 @@ def functions_that_import(path: Path) -> Iterator[str]:
                 yield f"{path.relative_to(ROOT).as_posix()} {node.name}"
 
 
-def test_imports_stand_at_the_top_of_a_file() -> None:
+def test_imports_are_at_the_top_of_a_file() -> None:
     """But at the door of the command line, and where a reason stands above."""
     lazy = {each for path in FILES for each in functions_that_import(path) if not each.startswith(COMMAND_LINE)}
     assert lazy == set(LAZY)
@@ -238,7 +238,7 @@ def test_rooms_stay_small() -> None:
     assert set(crowded) <= {ONE_FILE_A_FORMAT}
 
 
-def test_every_room_stands_on_the_page_of_the_house() -> None:
+def test_every_room_is_in_the_design_page() -> None:
     page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     assert [room for room in ROOMS if f"`{room.replace('.', '/')}/`" not in page] == []
 

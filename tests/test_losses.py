@@ -223,7 +223,7 @@ def test_focal_loss_follows_its_definition() -> None:
         assert float(loss) == pytest.approx((0.25 if target else 0.75) * (1 - p) ** 2 * -math.log(p), rel=1e-5)
 
 
-def test_varifocal_loss_is_least_where_the_score_says_the_iou() -> None:
+def test_varifocal_loss_is_minimal_if_the_score_equals_the_iou() -> None:
     logits = torch.linspace(-4, 4, 801)
     loss = varifocal_loss(logits, torch.full_like(logits, 0.7), 0.75, 2.0)
     assert float(logits[loss.argmin()].sigmoid()) == pytest.approx(0.7, abs=0.01)
@@ -249,7 +249,7 @@ def test_repeats_reach_encoder_and_auxiliary_layers_only() -> None:
     assert changed == set(plain) - unchanged
 
 
-def test_the_last_layer_learns_from_several_queries_a_box_where_it_is_told_so() -> None:
+def test_the_last_layer_learns_from_several_queries_per_box_if_configured() -> None:
     grounding, targets = random_grounding(1), random_targets((2,))
     plain = grounding_losses(grounding, targets)
     many = grounding_losses(grounding, targets, replace(LossSettings(), last_repeats=2))
@@ -285,7 +285,7 @@ def test_half_precision_outputs_give_finite_losses() -> None:
     assert all(value.isfinite() and value.dtype == torch.float32 for value in losses.values())
 
 
-def test_pooling_reads_what_stands_inside_the_box() -> None:
+def test_pooling_reads_the_inside_of_the_box() -> None:
     """A level that holds its own x and y gives the box's centre, in pixels of the canvas."""
     height, width = 64, 128
     targets = [make_target([WANTED, IGNORED], size=(64, 128)), make_target([WANTED], size=(48, 64))]

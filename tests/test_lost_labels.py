@@ -26,6 +26,7 @@ from formats import (
     read_odvg,
     read_voc,
     read_yolo,
+    write_coco,
     write_odvg,
 )
 from formats.convert import Selection, convert
@@ -265,7 +266,7 @@ def test_a_list_that_coco_gives_twice_is_not_read_as_its_second(tmp_path: Path) 
         list(read_coco(path))
 
 
-def test_a_category_without_a_name_is_not_converted_to_a_map_that_nobody_reads(tmp_path: Path) -> None:
+def test_a_category_without_a_name_is_refused_in_conversion(tmp_path: Path) -> None:
     path = coco_file(tmp_path / "c.json", categories=[{"id": 1, "name": " "}])
     with pytest.raises(InputError, match="the category of label 0 has no name"):
         convert("coco", "odvg", path, tmp_path / "x_od.json")
@@ -339,7 +340,7 @@ def result(kind: str, **value: object) -> dict:
     return {"id": "r", "type": kind, "original_width": 100.0, "original_height": 50, "value": value}
 
 
-def test_labelstudio_reads_the_boxes_of_outlines_and_of_labels_apart(tmp_path: Path) -> None:
+def test_labelstudio_reads_the_boxes_of_outlines_and_of_separate_labels(tmp_path: Path) -> None:
     sides = {"x": 10, "y": 20, "width": 30, "height": 40}
     split = [result("rectangle", **sides), result("labels", **sides, labels=["cat"])]
     polygon = [result("polygonlabels", points=[[10, 20], [40, 20], [20, 60]], polygonlabels=["cat"])]
@@ -420,3 +421,21 @@ def test_captions_that_would_be_lost_are_named(tmp_path: Path, content: str, sai
     (tmp_path / "captions.json").write_text(content)
     with pytest.raises(InputError, match=said):
         list(read_captions(tmp_path / "captions.json", tmp_path))
+
+
+def test_boxes_that_leave_the_image_and_other_sizes_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "images" / "b.png")
+    boxes = {"a.png": ((1, 1, 9, 9), (30, 1, 41, 9)), "b.png": ((-3, 0, 5, 5), (1, 1, 50, 9))}
+    records = [Record(name, 20, 40, tuple(Instance(box, 0, "cat") for box in found)) for name, found in boxes.items()]
+    write_coco(tmp_path / "a.json", records, ("cat",))
+    command = ["convert", "coco", "odvg", str(tmp_path / "a.json"), str(tmp_path / "a_od.json")]
+    assert main([*command, "--images", str(tmp_path / "images")]) == 0
+    said = capsys.readouterr().out
+    assert "2 boxes leave the image by more than a pixel, first in 'b.png'; `groundhog check` lists each" in said
+    assert (
+        "1 of the first 1 image has another size than the annotations say, first 'b.png', 40x30 and not 40x20" in said
+    )
+    assert [each.instances for each in read_odvg(tmp_path / "a_od.json")] == [each.instances for each in records]

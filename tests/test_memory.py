@@ -124,7 +124,7 @@ def test_frozen_parts_need_neither_gradients_nor_moments(two_images: MemoryEstim
     assert estimate.activations < two_images.activations
 
 
-def test_a_run_is_judged_by_its_largest_batch(model: GroundingModel, two_images: MemoryEstimate) -> None:
+def test_the_memory_of_a_run_is_that_of_its_largest_batch(model: GroundingModel, two_images: MemoryEstimate) -> None:
     augment = AugmentConfig(short_sides=(64, 96), max_long_side=128)
     config = TrainConfig(Path("unused"), steps=1, batch_size=2, augment=augment, processes=2)
     estimate = estimate_run(config, model)
@@ -165,7 +165,7 @@ def test_where_not_one_image_fits_no_batch_size_is_advised(monkeypatch: pytest.M
         check_memory(a_gib_each(1, recompute=True), CPU)
 
 
-def test_nothing_is_refused_where_nobody_knows_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_refused_if_the_free_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda device: None)
     check_memory(a_gib_each(10**6), CPU)
 
@@ -194,7 +194,7 @@ def test_the_limit_of_a_container_counts(files: dict[str, str], left: int | None
 
 
 @pytest.mark.parametrize(("free", "message"), [(100 * GIB, "enough for batch_size"), (1, "too little for one image")])
-def test_a_dry_run_tells_the_parts(
+def test_a_dry_run_lists_the_parts_of_memory(
     free: int, message: str, two_images: MemoryEstimate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
@@ -217,7 +217,7 @@ def test_a_dry_run_says_which_data_are_missing(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(("option", "said"), [(["--gpus", "0"], "processes: is 0"), (["--work-dir", ""], "work_dir")])
-def test_options_are_not_passed_over_for_being_zero_or_empty(
+def test_options_that_are_zero_or_empty_are_not_ignored(
     tmp_path: Path, option: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "t.toml"

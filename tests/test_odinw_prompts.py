@@ -52,7 +52,7 @@ def config(split, work_dir, **more):
     return EvaluateConfig(truth=OdinwData(split, **more), work_dir=work_dir, resamples=0, weights=weights)
 
 
-def test_the_prompt_has_the_other_words_and_the_answer_the_own_name(split, tmp_path):
+def test_the_prompt_has_the_replaced_words_and_the_result_the_original_name(split, tmp_path):
     detector = Recorder()
     found = evaluate_benchmark(config(split, tmp_path / "work", prompts=WORDS), detector=detector)
     assert detector.asked == ["there are some holes on the road. crack. "]

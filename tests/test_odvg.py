@@ -287,7 +287,7 @@ def without(table: dict, key: str) -> dict:
         (None, "contains a JSON NoneType"),
     ],
 )
-def test_errors_name_the_line_what_stands_there_and_the_remedy(tmp_path, line, message):
+def test_errors_name_the_line_its_content_and_the_remedy(tmp_path, line, message):
     path = tmp_path / "a.json"
     path.write_text("\n".join([json.dumps(IMAGE), "", json.dumps(line), json.dumps(IMAGE)]))
     with pytest.raises(InputError, match=message) as caught:

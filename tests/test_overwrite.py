@@ -40,7 +40,7 @@ def test_bootstrap_keeps_a_file_with_labels(tmp_path: Path, content: str, capsys
     assert (tmp_path / "x_od.json").read_text() == UNLABELLED
 
 
-def test_bootstrap_may_be_run_again_while_nobody_has_labelled_anything(tmp_path: Path) -> None:
+def test_bootstrap_may_be_repeated_while_nothing_is_labelled(tmp_path: Path) -> None:
     assert bootstrap(tmp_path) == 0
     assert bootstrap(tmp_path, categories="cat,dog") == 0
     assert json.loads((tmp_path / "x_label_map.json").read_text()) == {"0": "cat", "1": "dog"}
@@ -101,7 +101,7 @@ def test_filter_keeps_labels_that_no_plan_claims(plans: Path) -> None:
     assert (plans / "mine_od.json").read_text() == LABELLED
 
 
-def test_a_loop_replaces_the_labels_of_its_own_round_alone(plans: Path) -> None:
+def test_a_loop_replaces_only_the_labels_of_its_round(plans: Path) -> None:
     own, foreign = {"round": 2, "folder": "loop/round-2"}, {"round": 2, "folder": "another-loop/round-2"}
     filter_candidates(plans / "work", provenance=own)
     filter_candidates(plans / "other", provenance=own)  # round 1 was relabelled, so its plan is another

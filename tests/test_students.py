@@ -185,7 +185,7 @@ def test_transformers_loads_the_folder_with_its_names(folder: Path, student: Stu
         torch.testing.assert_close(model(pixels).logits.sigmoid(), ours, rtol=1e-4, atol=1e-5)
 
 
-def test_a_student_answers_as_a_detector(folder: Path) -> None:
+def test_a_student_has_the_interface_of_a_detector(folder: Path) -> None:
     detector = load_detector(folder)
     assert isinstance(detector, StudentDetector)
     assert detector.provenance == {"made by": "a test"}
@@ -311,13 +311,13 @@ def test_a_packaged_backbone_comes_in_whole_with_its_own_pixels() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({"rtdetrv2-nano", "dfine-nano"}))
-def test_every_family_is_exported_with_equal_answers(name: str, tmp_path: Path) -> None:
+def test_every_family_is_exported_with_equal_results(name: str, tmp_path: Path) -> None:
     assert STUDENTS[name].width == 128
     check_onnx(start_student(FromStudent(name, image_size=160, queries=50, nms_iou=0.6), NAMES).eval(), tmp_path)
 
 
 @pytest.mark.slow
-def test_onnx_runtime_gives_equal_answers(student: Student, tmp_path: Path) -> None:
+def test_onnx_runtime_gives_equal_results(student: Student, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     check_onnx(student, tmp_path)
 
@@ -489,6 +489,14 @@ def test_what_cannot_be_compared_is_said_before_the_training(
     assert main(["distill", *arguments, "--work-dir", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "student").exists()
+
+
+def test_labels_without_an_image_teach_no_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.json").write_text("")
+    write_label_map(tmp_path / "map.json", dict(enumerate(NAMES)))
+    arguments = [str(tmp_path / "empty.json"), str(tmp_path), "--label-map", str(tmp_path / "map.json")]
+    assert main(["distill", *arguments, "--work-dir", str(tmp_path / "out")]) == 2
+    assert "empty.json: has no image to train on; expected labels" in capsys.readouterr().err
 
 
 def test_captions_teach_no_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

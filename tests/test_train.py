@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_is_named(
     assert not (config.work_dir / GroundingLearner.weights_name).exists()
 
 
-def test_what_was_passed_over_is_counted(config: TrainConfig, tmp_path: Path) -> None:
+def test_skipped_samples_are_counted(config: TrainConfig, tmp_path: Path) -> None:
     (folder := tmp_path / "broken").mkdir()
     records = [Record(f"{index}.png", 8, 8, (Instance((1, 1, 7, 7), 0, "cat"),)) for index in range(2)]
     write_odvg(folder / "od.jsonl", records)
@@ -306,6 +306,37 @@ def test_groups_have_their_rates() -> None:
     set_learning_rate(optimizer, 1.0)
     groups = {(group["lr"], group["weight_decay"]): len(group["params"]) for group in optimizer.param_groups}
     assert groups == {(0.1, 1e-4): 1, (0.1, 0.0): 1, (1.0, 1e-4): 1, (1.0, 0.0): 1}
+
+
+def test_a_multiplier_of_no_part_is_refused_unless_it_is_a_default() -> None:
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    build_optimizer(model, OptimizerConfig(multipliers={"text_encoder.bert": 0.1, "hea": 0.5}))
+    with pytest.raises(InputError, match="no parameter's name contains 'haed'; expected one of backbone, head"):
+        build_optimizer(model, OptimizerConfig(multipliers={"haed": 0.5}))
+
+
+def test_the_folder_of_the_images_is_no_work_dir(config: TrainConfig, tmp_path: Path) -> None:
+    data = config.datasets[0]
+    assert isinstance(data, OdvgData)
+    with pytest.raises(InputError, match="is the folder of the images; expected another work_dir"):
+        training.check_data(replace(config, work_dir=data.image_root / "."))
+
+
+def test_images_of_one_cell_name_their_setting(config: TrainConfig) -> None:
+    class Small:
+        targets = (None,)
+
+        def to(self, device: torch.device) -> object:
+            return self
+
+    class Run:
+        step = 0
+
+        def parallel(self, batch: object, step: int) -> object:
+            return nn.BatchNorm1d(2)(torch.zeros(1, 2))
+
+    with pytest.raises(InputError, match="augment: makes images so small that a feature map of a batch of 1 has one"):
+        training._losses(Run(), Small(), torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_the_rate_over_a_run() -> None:

@@ -205,6 +205,15 @@ def test_processes_do_not_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         check_devices(8, "auto")
 
 
+def test_processes_are_not_many_more_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    check_devices(8, "cpu")
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    check_devices(64, "cpu")
+    with pytest.raises(InputError, match=r"is 65, but there are only 64 cores; expected at most 64"):
+        check_devices(65, "cpu")
+
+
 def test_a_written_configuration_is_read_back(config: TrainConfig, tmp_path: Path) -> None:
     write_config(tmp_path / "config.toml", config)
     assert read_config(tmp_path / "config.toml", TrainConfig) == config

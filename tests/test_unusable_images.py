@@ -83,7 +83,7 @@ def test_a_folder_of_files_that_are_no_images_is_not_bootstrapped(tmp_path: Path
     assert not (tmp_path / "x_vg.json").exists()
 
 
-def test_a_picture_of_another_size_than_its_line_is_set_aside(planned: Manifest) -> None:
+def test_a_picture_of_another_size_than_its_line_is_quarantined(planned: Manifest) -> None:
     """Its boxes would be pixels of another picture: one that was replaced, or turned by its EXIF data."""
     path = Path(planned.image_root) / "image-002.png"
     with Image.open(path) as image:

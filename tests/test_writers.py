@@ -85,7 +85,7 @@ def test_voc_lies_as_the_devkit_does_and_declares_its_names(tmp_path):
     """CVAT and datumaro refuse names that labelmap.txt does not declare, and look for images by ImageSets/Main."""
     record = Record("sub/a.b.jpg", 10, 20, (Instance((1, 2, 3, 4), 1, "dog"),))
     omissions = write_voc(tmp_path / "voc", [record, EMPTY], ("zebra", "dog", "a: b", "# c", " d"))
-    assert omissions == {"names that labelmap.txt cannot hold": 3}
+    assert omissions == {"names that labelmap.txt cannot store": 3}
     lying = [path.relative_to(tmp_path / "voc").as_posix() for path in sorted((tmp_path / "voc").rglob("*.*"))]
     names = ["Annotations/a.xml", "Annotations/sub/a.b.xml", "ImageSets/Main/default.txt", "labelmap.txt"]
     assert lying == names

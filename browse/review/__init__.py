@@ -1,1 +1,1 @@
-"""The review page: `groundhog browse serve`. `serve.py` starts it, `app.py` answers it, `page/` is the page itself."""
+"""The review page: `groundhog browse serve`. `serve.py` starts it, `app.py` has its API, `page/` is the page."""

@@ -80,21 +80,21 @@ class ReviewApp:
         """The application, without its guard."""
         routes = [
             Route("/", self._page),
-            Route("/overview", self._answer(self.overview)),
-            Route("/progress", self._answer(self.progress)),
-            Route("/views", self._answer(self.open_view), methods=["POST"]),
-            Route("/views/{view}/rows", self._answer(self.rows)),
-            Route("/views/{view}/open", self._answer(self.next_open)),
-            Route("/views/{view}/position", self._answer(self.position)),
-            Route("/lines", self._answer(self.save), methods=["POST"]),
-            Route("/lines/{number}", self._answer(self.line)),
-            Route("/lines/{number}/candidates", self._answer(self.line_candidates)),
-            Route("/lines/{number}/comparison", self._answer(self.line_comparison)),
-            Route("/counts/{label}", self._answer(self.category_counts)),
-            Route("/crops", self._answer(self.open_crops), methods=["POST"]),
-            Route("/crops/change", self._answer(self.change_crops), methods=["POST"]),
-            Route("/crops/{crops}/rows", self._answer(self.crop_rows)),
-            Route("/categories", self._answer(self.add_category), methods=["POST"]),
+            Route("/overview", self._handler(self.overview)),
+            Route("/progress", self._handler(self.progress)),
+            Route("/views", self._handler(self.open_view), methods=["POST"]),
+            Route("/views/{view}/rows", self._handler(self.rows)),
+            Route("/views/{view}/open", self._handler(self.next_open)),
+            Route("/views/{view}/position", self._handler(self.position)),
+            Route("/lines", self._handler(self.save), methods=["POST"]),
+            Route("/lines/{number}", self._handler(self.line)),
+            Route("/lines/{number}/candidates", self._handler(self.line_candidates)),
+            Route("/lines/{number}/comparison", self._handler(self.line_comparison)),
+            Route("/counts/{label}", self._handler(self.category_counts)),
+            Route("/crops", self._handler(self.open_crops), methods=["POST"]),
+            Route("/crops/change", self._handler(self.change_crops), methods=["POST"]),
+            Route("/crops/{crops}/rows", self._handler(self.crop_rows)),
+            Route("/categories", self._handler(self.add_category), methods=["POST"]),
             Route("/images/{number}", self._image("images")),
             Route("/thumbnails/{number}", self._image("thumbnails")),
             Route("/regions/{number}", self._region),
@@ -246,8 +246,8 @@ class ReviewApp:
 
     # Responses
 
-    def _answer(self, act: Callable[[dict[str, str], dict[str, Any]], dict[str, Any]]) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
+    def _handler(self, act: Callable[[dict[str, str], dict[str, Any]], dict[str, Any]]) -> Callable[[Request], Any]:
+        async def handle(request: Request) -> Response:
             try:
                 body = await _json_object(request) if request.method == "POST" else {}
                 values = {**request.query_params, **request.path_params}
@@ -261,13 +261,13 @@ class ReviewApp:
             except OSError as error:  # such as a full disk
                 return _error(500, str(error))
 
-        return answer
+        return handle
 
     def _image(self, kind: str) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
+        async def handle(request: Request) -> Response:
             return await self._picture(request, lambda number: self.pictures.reduced(number, SIDES[kind]))
 
-        return answer
+        return handle
 
     async def _region(self, request: Request) -> Response:
         """regions/N?box=x1,y1,x2,y2&side=S: a part at full resolution, at most S pixels."""

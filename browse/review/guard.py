@@ -66,7 +66,7 @@ class Guard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not is_this_machine(host, self._host):
-            return _refused(headers, f"this server does not answer requests for host {host!r}")
+            return _refused(headers, f"this server does not accept requests for host {host!r}")
         if origin is not None and origin != f"http://{host}":
             return _refused(headers, f"this server does not accept requests from {origin!r}")
         if scope["path"] == SCRIPT:

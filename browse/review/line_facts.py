@@ -1,7 +1,7 @@
 """Reads what the index stores of each line (key, labels, scores, words), in this or a separate process.
 
 A million lines take ten seconds of Python. In a thread they would delay every request, because of the global
-interpreter lock, so they are read in a separate process. Its `main` answers pickled lists of lines on its pipes until
+interpreter lock, so they are read in a separate process. Its `main` handles pickled lists of lines from its pipes until
 they are closed. K lines, B boxes.
 """
 
@@ -150,12 +150,12 @@ class FactsReader:
 
 
 def main() -> None:
-    """Answers until its input is closed, at the latest when the server ends."""
-    questions, answers = sys.stdin.buffer, sys.stdout.buffer
+    """Processes requests until its input is closed, at the latest when the server ends."""
+    requests, responses = sys.stdin.buffer, sys.stdout.buffer
     while True:
         try:
-            lines, categories = pickle.load(questions)
-            pickle.dump(facts_of(lines, categories), answers, pickle.HIGHEST_PROTOCOL)
-            answers.flush()
+            lines, categories = pickle.load(requests)
+            pickle.dump(facts_of(lines, categories), responses, pickle.HIGHEST_PROTOCOL)
+            responses.flush()
         except (EOFError, BrokenPipeError, KeyboardInterrupt):
             os._exit(0)  # without flushing output that nobody reads

@@ -323,7 +323,7 @@ class Review:
         Each line is read once, until it is changed again. Waits until all lines are known.
         """
         self.index.done.wait()
-        for number in self._changed_lines().tolist():  # outside the lock: other requests are answered meanwhile
+        for number in self._changed_lines().tolist():  # outside the lock: other requests are handled meanwhile
             self._boxes_of(number)
         with self._lock:
             self._sync()

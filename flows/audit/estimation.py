@@ -86,7 +86,7 @@ class Moments(NamedTuple):
     the share of the variance that the control leaves.
     evenness: (..., H) effective number of images over that of all: 1 where each holds as many boxes.
     correlation: of right and wrong between boxes of one image, as `witnesses` images show it.
-    errors: (..., H) images with an error; with a hit where these are fewer. images: that hold a box.
+    errors: (..., H) images with an error; with a hit where these are fewer. images: with a box.
     degrees: of freedom, at most.
     """
 
@@ -167,8 +167,8 @@ def _correlation(
     rarer = np.where((value > 0.5)[..., None], boxes - hits, hits)
     share = np.minimum(value, 1 - value)
     others = (weight * rarer * np.maximum(boxes - 1, 0)).sum(-1)
-    alike = (weight * _pairs(rarer)).sum(-1) / np.where(others > 0, others, 1.0)
-    return np.clip((alike - share) / (1 - share), 0.0, 1.0), ((rarer > 0) & (boxes > 1)).sum(-1)
+    agreement = (weight * _pairs(rarer)).sum(-1) / np.where(others > 0, others, 1.0)
+    return np.clip((agreement - share) / (1 - share), 0.0, 1.0), ((rarer > 0) & (boxes > 1)).sum(-1)
 
 
 def _shrunk(correlation: np.ndarray, witnesses: np.ndarray) -> np.ndarray:

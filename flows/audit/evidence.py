@@ -10,7 +10,7 @@ import numpy as np
 
 from flows.labelling.manifest import Manifest, parse_line, read_lines
 from flows.labelling.shards import missing_shards
-from flows.policies.calibration import Calibration, calibrate, judge_boxes
+from flows.policies.calibration import Calibration, calibrate, correct_boxes
 from formats.boxes import MATCH_IOU
 from formats.candidates import ImageCandidates, read_candidates
 from formats.io.errors import InputError
@@ -114,10 +114,10 @@ def _judged(evidence: Evidence, labels: Mapping[Key, NamedBoxes]) -> tuple[np.nd
     for key, boxes in evidence.found.items():
         known = labels.get(key, NOTHING)
         for name in set(boxes.name) if key in labels else ():
-            alike = boxes.of(boxes.name == name)
-            alike = alike.of(np.argsort(-alike.score, kind="stable"))
-            scores.append(alike.score)
-            right.append(judge_boxes(alike.box, known.box[known.name == name], MATCH_IOU))
+            of_name = boxes.of(boxes.name == name)
+            of_name = of_name.of(np.argsort(-of_name.score, kind="stable"))
+            scores.append(of_name.score)
+            right.append(correct_boxes(of_name.box, known.box[known.name == name], MATCH_IOU))
     return np.concatenate(scores), np.concatenate(right)
 
 

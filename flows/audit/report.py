@@ -17,7 +17,7 @@ import numpy as np
 
 from flows.audit import defaults
 from flows.audit.estimation import Moments, Share, Strata, moments_of, stratified_interval
-from flows.audit.judging import Outcome, confused_labels, judge_labels, labels_by_name, totals
+from flows.audit.outcomes import Outcome, confused_labels, label_outcomes, labels_by_name, totals
 from flows.audit.sample import MIN_REVIEWS, Audit
 from flows.audit.sampling import MIN_OF_STRATUM
 from flows.audit.thresholds import certified_threshold, threshold_grid
@@ -160,13 +160,13 @@ def report_audit(
         raise InputError(audit.reviewed, what, f"expected at least {wanted}, reviewed in the order of the page")
     _check_every_stratum(audit, strata, truth)
     reviewed = [(audit.records[image], truth[key_of(audit.records[image])]) for image in images]
-    judged = [judge_labels(labels, objects, iou) for labels, objects in reviewed]
-    sample = _sample_of(audit.records, [labels for labels, _ in reviewed], judged, strata)
+    per_image = [label_outcomes(labels, objects, iou) for labels, objects in reviewed]
+    sample = _sample_of(audit.records, [labels for labels, _ in reviewed], per_image, strata)
 
     def quality(moments: _Moments, name: str | None = None) -> Quality:
         return _quality(moments, sample, _Reviews(audit, strata, half_width), name)
 
-    names = _by_objects(judged)
+    names = _by_objects(per_image)
     by_name = {name: _moments(sample, name) for name in names} if len(names) > 1 else {}
     return AuditReport(
         audit.labels.name,
@@ -177,7 +177,7 @@ def report_audit(
         skipped,
         quality(_moments(sample)),
         {name: quality(moments, name) for name, moments in by_name.items() if _enough(moments, sample, name)},
-        {name: _holding(judged, name) for name, moments in by_name.items() if not _enough(moments, sample, name)},
+        {name: _images(per_image, name) for name, moments in by_name.items() if not _enough(moments, sample, name)},
         _threshold(audit, sample, precision, work_dir),
         half_width,
         _confusions(reviewed, iou),
@@ -200,9 +200,9 @@ def _check_every_stratum(audit: Audit, strata: Strata, truth: Mapping[Key, Recor
     raise InputError(audit.reviewed, what, f"review {', '.join(first)} first")
 
 
-def _holding(judged: Sequence[Mapping[str, Outcome]], name: str) -> int:
+def _images(per_image: Sequence[Mapping[str, Outcome]], name: str) -> int:
     """The number of images with a label or an object of the category."""
-    return sum(name in outcomes for outcomes in judged)
+    return sum(name in outcomes for outcomes in per_image)
 
 
 def _confusions(reviewed: Sequence[tuple[Record, Record]], iou: float) -> tuple[Confusion, ...]:
@@ -386,10 +386,10 @@ def _output_option(audit: Audit, metadata: Mapping[str, Any]) -> list[str]:
     return [] if usual else ["-o", str(audit.labels)]
 
 
-def _by_objects(judged: Sequence[Mapping[str, Outcome]]) -> list[str]:
+def _by_objects(per_image: Sequence[Mapping[str, Outcome]]) -> list[str]:
     """The categories in the reviewed images, those with the most objects first."""
     counts: dict[str, int] = {}
-    for outcomes in judged:
+    for outcomes in per_image:
         for name, each in outcomes.items():
             counts[name] = counts.get(name, 0) + each.objects
     return sorted(counts, key=lambda name: (-counts[name], name))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -20,13 +21,14 @@ import numpy as np
 
 from flows.audit import defaults
 from flows.audit.estimation import Strata
-from flows.audit.judging import labels_by_name
+from flows.audit.outcomes import labels_by_name
 from flows.audit.sampling import EMPTY_TERM, Design, design, expected_errors
 from flows.labelling.filter import MADE_BY
 from flows.labelling.manifest import parse_line, read_lines
 from formats.dataset_names import audit_folder, label_map_beside, metadata_path, reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of, write_json
+from formats.io.plurals import many
 from formats.odvg import write_odvg
 from formats.odvg_lines import is_quarantined
 from formats.record import Record
@@ -155,6 +157,10 @@ def read_audit(labels: Path, reviewed: Path | None = None) -> Audit:
 def _begin(labels: Path, reviews: int | None, seed: int, reviewed: Path | None) -> Audit:
     folder = audit_folder(labels)
     audit = Audit(labels, AuditSettings(labels.name, "", 0, 0, seed), reviewed or reviewed_path(labels))
+    lines = Counter(key_of(record) for record, _ in _labelled(labels))
+    if twice := [filename for (filename, _), count in lines.items() if count > 1]:
+        what = f"lists {many(len(twice), 'image')} more than once, such as {twice[0]}"
+        raise InputError(labels, what, "expected one line for each image, since each counts as a review")
     count = sum(not by_person for _, by_person in _labelled(labels))
     if not count:
         raise InputError(labels, "has no image that a model labelled", "expected labels, such as X_od_v1.json")

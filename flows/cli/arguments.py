@@ -175,6 +175,6 @@ def quoted(text: str) -> str:
     return json.dumps(text)  # TOML's basic strings have JSON's escapes
 
 
-def tell(problems: str) -> None:
+def print_problems(problems: str) -> None:
     if problems:
         print(problems, file=sys.stderr)

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from flows.curation.label_origin import cell, sections
+from flows.curation.label_origin import sections
 from formats.io.files import write_whole
+from formats.io.markdown import markdown_text
 from formats.io.plurals import many
 from formats.record import Record
 
@@ -101,7 +102,7 @@ def write_data_card(path: Path, card: DataCard) -> None:
     """Writes README.md: Hugging Face's header, then the card."""
     header = yaml.dump(_header(card), Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
     with write_whole(path) as stream:
-        stream.write(f"---\n{header}---\n\n# {card.name}\n\n{card.description}\n\n")
+        stream.write(f"---\n{header}---\n\n# {markdown_text(card.name)}\n\n{card.description}\n\n")
         stream.write("\n\n".join(_sections(card)) + "\n")
 
 
@@ -153,7 +154,8 @@ def _counts_table(card: DataCard) -> str:
     rows: list[list[object]] = [["images", *(split.images for split in card.splits)]]
     rows += [["images without objects", *(split.empty for split in card.splits)]]
     rows += [
-        [f"boxes of {cell(name)}", *(split.boxes.get(name, 0) for split in card.splits)] for name in card.categories
+        [f"boxes of {markdown_text(name)}", *(split.boxes.get(name, 0) for split in card.splits)]
+        for name in card.categories
     ]
     rows += [["boxes drawn or confirmed by a person", *(split.people for split in card.splits)]]
     lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]

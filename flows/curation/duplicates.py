@@ -107,10 +107,10 @@ def _by_key_points(
     compared: set[tuple[int, int]] = set()
     block = _rows_at_once(len(images))
     for start in range(0, len(images), block):
-        alike = appearance[start : start + block] @ appearance.T
-        np.fill_diagonal(alike[:, start:], -1)
+        similarity = appearance[start : start + block] @ appearance.T
+        np.fill_diagonal(similarity[:, start:], -1)
         count = min(NEIGHBOURS, len(images) - 1)
-        for row, columns in enumerate(np.argpartition(-alike, count - 1, axis=1)[:, :count] if count else ()):
+        for row, columns in enumerate(np.argpartition(-similarity, count - 1, axis=1)[:, :count] if count else ()):
             for column in columns:
                 pair = min(start + row, int(column)), max(start + row, int(column))
                 if pair in compared or pair in known:

@@ -9,6 +9,7 @@ from typing import Any
 
 from formats.dataset_names import metadata_path
 from formats.io.files import load_json
+from formats.io.markdown import markdown_text
 from formats.io.plurals import many
 from grounding_model.checkpoints.catalogue import known_licence
 
@@ -62,11 +63,6 @@ def _licence(origins: Sequence[Mapping[str, Any]]) -> str:
     return f"{licence}{trained}"
 
 
-def cell(name: str) -> str:
-    """A name, escaped for a Markdown table."""
-    return " ".join(name.split()).replace("|", "\\|")
-
-
 def _rounds(origins: Sequence[Mapping[str, Any]]) -> str:
     rows = ["| round | model | boxes kept | images corrected | audited |", "|---:|---|---:|---:|---|"]
     for meta in reversed(origins):
@@ -90,7 +86,7 @@ def _simple(policy: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _listed(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else ", ".join(map(str, prompt or ()))
+    return prompt if isinstance(prompt, str) else ", ".join(markdown_text(str(name)) for name in prompt or ())
 
 
 def audit_section(audit: Mapping[str, Any]) -> str:
@@ -101,7 +97,7 @@ def audit_section(audit: Mapping[str, Any]) -> str:
         for kind in ("precision", "recall"):
             if (found := part.get(kind)) is not None:
                 numbers = " | ".join(f"{found[each]:.3f}" for each in ("value", "low", "high"))
-                lines.append(f"| {cell(name)} | {kind} | {numbers} | {found['images']} |")
+                lines.append(f"| {markdown_text(name)} | {kind} | {numbers} | {found['images']} |")
     return "\n".join(lines)
 
 
@@ -138,7 +134,9 @@ def _suspected(suspects: Mapping[str, Any] | None) -> str:
 def _pairs(what: str, rows: Any) -> str:
     listed = list(rows)
     lines = [f"| label | {what} | boxes |", "|---|---|---:|"]
-    lines += [f"| {cell(label)} | {cell(other)} | {count} |" for label, other, count in listed[:MAX_PAIRS]]
+    lines += [
+        f"| {markdown_text(label)} | {markdown_text(other)} | {count} |" for label, other, count in listed[:MAX_PAIRS]
+    ]
     more = f"\n\nand {len(listed) - MAX_PAIRS} more pairs" if len(listed) > MAX_PAIRS else ""
     return "\n".join(lines) + more
 

@@ -45,7 +45,7 @@ DEFAULT_LICENSE = "other"
 
 @dataclass(frozen=True)
 class Publication:
-    """What was written. left_out: format -> counts of what it cannot hold. renamed: old file name -> new one."""
+    """What was written. left_out: format -> counts of what it cannot store. renamed: old file name -> new one."""
 
     folder: Path
     splits: tuple[SplitCounts, ...]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from formats.io.files import write_whole
+from formats.io.markdown import markdown_text
+from formats.io.plurals import first_of
 from grounding_model.students.network import Student
 
 CARD = """\
@@ -40,10 +42,10 @@ score of the other one to 0. With transformers, remove it by
 
 def write_card(path: Path, student: Student, facts: Mapping[str, str], table: str) -> None:
     """Writes the card of a student. facts: name -> value, for the section on provenance. table: Markdown."""
-    names = student.names
+    names = [markdown_text(name) for name in student.names]
     licence = f"license: {facts['teacher_licence'].lower()}\n" if "teacher_licence" in facts else ""
     rows = "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in facts.items())
-    some = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+    some = first_of(names, 5)
     text = CARD.format(
         licence=licence,
         some=some,

@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from flows.distillation.comparison import (
     compare_models,
     comparison_key,
     comparison_table,
+    shared_classes,
 )
 from flows.distillation.config import DistillConfig
 from flows.distillation.trust import write_trusted
@@ -73,7 +73,10 @@ def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None]
     names = config.start.names or tuple(read_label_map(label_map).values())
     if not names:
         raise InputError(label_map, "has no classes", 'expected at least one, such as {"0": "cat"}')
-    if any(record.caption is not None for record in islice(read_odvg(config.labels, on_problem=lambda _: None), 1)):
+    first = next(read_odvg(config.labels, on_problem=lambda _: None), None)
+    if first is None:
+        raise InputError(config.labels, "has no image to train on", "expected labels as `groundhog filter` writes them")
+    if first.caption is not None:
         raise InputError(config.labels, "has captions", "expected detections: a student has classes")
     check_comparison(config, names)
     if config.onnx:
@@ -87,7 +90,13 @@ def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None]
 
 
 def check_student(start: FromStudent, names: Sequence[str], onnx: bool) -> None:
-    """Raises InputError if a student for these classes cannot be built, or an ONNX file not be written."""
+    """Raises InputError if a student for these classes cannot be built, or an ONNX file not be written.
+
+    names: the categories of the labels, of which the student's own classes have to contain some.
+    """
+    if start.names and not shared_classes(names, start.names):
+        remedy = f"expected some of {', '.join(names)}"
+        raise InputError("start.names", f"are {', '.join(start.names)}", remedy)
     from grounding_model.students.build import start_student
 
     start_student(start, start.names or names)

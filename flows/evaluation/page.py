@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from browse import page_parts as pages
+from browse.changes import CORRECTNESS, CORRECTNESS_LEGEND, box_changes, draw_changes
 from browse.contact_sheet import side_by_side
 from browse.images.pictures import reduced_picture
-from browse.judged import JUDGED, JUDGED_LEGEND, draw_judged, verdicts
 from browse.page_style import headlines_of
 from flows.evaluation.benchmarks import Benchmark, Metric
 from flows.evaluation.config import EvaluateConfig
@@ -165,13 +165,16 @@ def _worst(data: PageData) -> str:
             image = reduced_picture(safe_join(data.benchmark.image_root, truth.filename), pages.DRAWN_SIDE)
         except (OSError, InputError):  # it has moved since it was labelled
             continue
-        judged = verdicts(found, truth)
-        left, right = draw_judged(image, truth, judged.others, JUDGED), draw_judged(image, found, judged.ours, JUDGED)
+        changes = box_changes(found, truth)
+        left, right = (
+            draw_changes(image, truth, changes.others, CORRECTNESS),
+            draw_changes(image, found, changes.ours, CORRECTNESS),
+        )
         drawings.append(pages.Drawing(side_by_side(left, right), truth.filename, many(wrong[index], "mistake")))
     if not drawings:
         return ""
     intro = f"{sum(map(bool, wrong)):,} of {len(wrong):,} have a mistake; ground truth left, prediction right."
-    content = pages.paragraph(intro) + pages.legend(JUDGED_LEGEND) + pages.gallery(drawings, "worst", wide=True)
+    content = pages.paragraph(intro) + pages.legend(CORRECTNESS_LEGEND) + pages.gallery(drawings, "worst", wide=True)
     return pages.section("Which images are worst?", content)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flows.labelling.candidate_lines import decide, lines_with_candidates, names_of_regions
 from flows.labelling.manifest import Manifest
 from flows.policies.apply import Reasons
-from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
+from flows.policies.calibration import calibrate, correct_boxes, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from formats.boxes import MATCH_IOU, boxes_by_name
@@ -23,7 +23,7 @@ class _Scores(NamedTuple):
     """The scores of a category over all images, after all steps of the policy except thresholds."""
 
     all: np.ndarray  # (N,)
-    judged: np.ndarray  # (K,) those in reviewed images
+    reviewed: np.ndarray  # (K,) those in reviewed images
     right: np.ndarray  # (K,) bool
 
 
@@ -64,9 +64,9 @@ def _threshold(adaptive: Quantile | Mixture | TargetPrecision, name: str, images
         return quantile_threshold(scores.all, expected * images)
     if isinstance(adaptive, Mixture):
         return mixture_threshold(scores.all, adaptive)
-    if len(scores.judged) < adaptive.least:
+    if len(scores.reviewed) < adaptive.least:
         return None
-    return precision_threshold(scores.all, calibrate(scores.judged, scores.right), adaptive.precision)
+    return precision_threshold(scores.all, calibrate(scores.reviewed, scores.right), adaptive.precision)
 
 
 def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> tuple[int, dict[str, _Scores]]:
@@ -75,7 +75,7 @@ def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
     everything = policy.without_thresholds()
     images, seen = 0, Reasons()
     every: dict[str, list[float]] = {}
-    judged: dict[str, list[tuple[float, bool]]] = {}
+    reviewed: dict[str, list[tuple[float, bool]]] = {}
     for line in lines_with_candidates(views):
         if line.record is None:
             continue
@@ -88,13 +88,13 @@ def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
             of_region = [label.candidate for label in labels if label.candidate.region == region]
             every.setdefault(name, []).extend(each.score for each in of_region)
             if corrected is not None:
-                right = judge_boxes([each.box for each in of_region], true.get(name, ()), iou)
-                judged.setdefault(name, []).extend(zip((each.score for each in of_region), right.tolist()))
+                right = correct_boxes([each.box for each in of_region], true.get(name, ()), iou)
+                reviewed.setdefault(name, []).extend(zip((each.score for each in of_region), right.tolist()))
     return images, {
         name: _Scores(
             np.array(scores),
-            np.array([score for score, _ in judged.get(name, ())]),
-            np.array([right for _, right in judged.get(name, ())], dtype=bool),
+            np.array([score for score, _ in reviewed.get(name, ())]),
+            np.array([right for _, right in reviewed.get(name, ())], dtype=bool),
         )
         for name, scores in every.items()
         if name not in policy.distractors

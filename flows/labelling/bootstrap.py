@@ -74,7 +74,7 @@ def bootstrap_od(
 
 
 def _not_labelled(filenames: Sequence[str], labelled: str | Path) -> list[str]:
-    done = {record.filename for record in read_odvg(labelled)}
+    done = {record.filename for record in read_odvg(labelled) if record.instances is not None}
     if not (left := [filename for filename in filenames if filename not in done]):
         raise InputError(labelled, "labels every image of the folder", "expected images without labels too")
     return left

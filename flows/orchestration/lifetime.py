@@ -27,7 +27,7 @@ PAGE = 200  # flow runs per request: Prefect's limit
 CRASH_MESSAGE = "its process was killed or ended without an error message; run it again to resume"
 
 
-def follow_up(flow: Any, run: Any, state: Any) -> None:
+def end_with_up(flow: Any, run: Any, state: Any) -> None:
     """Hook of a running flow: records its process on the server, and ends it when the `up` that started it ends."""
     with suppress(httpx.HTTPError), get_client(sync_client=True) as client:  # not worth failing the run for
         client.update_flow_run(run.id, infrastructure_pid=process_name())
@@ -35,7 +35,7 @@ def follow_up(flow: Any, run: Any, state: Any) -> None:
         threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
 
 
-ENDS_WITH_UP: list[Any] = [follow_up]  # hooks of a flow
+ENDS_WITH_UP: list[Any] = [end_with_up]  # hooks of a flow
 
 
 def _end_after(parent: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flows.policies.calibration import judge_boxes
+from flows.policies.calibration import correct_boxes
 from formats.boxes import MATCH_IOU, pairwise_iou
 from formats.record import Box
 
@@ -23,7 +23,7 @@ def image_agreement(
     shared = 0.0
     for name, boxes_of_name in boxes.items():
         others_of_name = others.get(name, ())
-        found = judge_boxes(boxes_of_name, others_of_name, iou)
+        found = correct_boxes(boxes_of_name, others_of_name, iou)
         if found.any():
             shared += float(pairwise_iou(boxes_of_name, others_of_name)[found].max(axis=1).sum())
     return 2 * shared / total

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from flows.policies.box_fusion import Boxes, fuse_views
-from flows.policies.nms import suppress_duplicates, won_by_distractor
+from flows.policies.nms import suppress_duplicates, suppressed_by_distractor
 from flows.policies.policy import Policy
 
 # Why a candidate is dropped, in the order of the steps; docs/pipeline.md explains them.
@@ -78,7 +78,7 @@ def apply_policy(
     strong = [
         each for each in ranked if not (_too_weak(each, names, policy, reasons) or _too_small(each, policy, reasons))
     ]
-    unique = _without_duplicates(_undisputed(strong, names, policy, reasons), policy, reasons)
+    unique = _without_duplicates(_without_distractors(strong, names, policy, reasons), policy, reasons)
     if policy.cross_class_iou is not None:
         one_class = np.zeros(len(unique), dtype=np.int64)
         stays = suppress_duplicates(_boxes(unique), one_class, policy.cross_class_iou)
@@ -105,9 +105,12 @@ def merge_views(
     """
     if len(views) == 1:
         return list(views[0])
-    alone = [_without_duplicates(_undisputed(_ranked(view), names, policy, reasons), policy, reasons) for view in views]
-    fused = fuse_views([_as_boxes(view) for view in alone], policy.consensus.iou)
-    reasons["merged"] += sum(map(len, alone)) - len(fused.share)
+    cleaned = [
+        _without_duplicates(_without_distractors(_ranked(view), names, policy, reasons), policy, reasons)
+        for view in views
+    ]
+    fused = fuse_views([_as_boxes(view) for view in cleaned], policy.consensus.iou)
+    reasons["merged"] += sum(map(len, cleaned)) - len(fused.share)
     found = fused.share >= policy.consensus.least_share - 1e-9
     merged = [
         Candidate(label, (x1, y1, x2, y2), score)
@@ -136,14 +139,16 @@ def _too_small(candidate: Candidate, policy: Policy, reasons: Reasons) -> bool:
     return small
 
 
-def _undisputed(ranked: Sequence[Candidate], names: Sequence[str], policy: Policy, reasons: Reasons) -> list[Candidate]:
+def _without_distractors(
+    ranked: Sequence[Candidate], names: Sequence[str], policy: Policy, reasons: Reasons
+) -> list[Candidate]:
     """Drops the boxes of distractors, and those that a better box of a distractor overlaps."""
     if not policy.distractors:
         return list(ranked)
     distractor = np.array([names[each.region] in policy.distractors for each in ranked], dtype=bool)
-    lost = won_by_distractor(_boxes(ranked), distractor, policy.distractor_iou)
+    suppressed = suppressed_by_distractor(_boxes(ranked), distractor, policy.distractor_iou)
     wanted = _kept(ranked, ~distractor, "of a distractor", reasons)
-    return _kept(wanted, ~lost[~distractor], "distractor", reasons)
+    return _kept(wanted, ~suppressed[~distractor], "distractor", reasons)
 
 
 def _without_duplicates(ranked: Sequence[Candidate], policy: Policy, reasons: Reasons) -> list[Candidate]:

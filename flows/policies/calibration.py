@@ -53,7 +53,7 @@ def precision_threshold(scores: np.ndarray, calibration: Calibration, precision:
     return float((ranked[last] + ranked[last + 1]) / 2) if last + 1 < len(ranked) else 0.0
 
 
-def judge_boxes(boxes: Sequence[Box] | np.ndarray, truth: Sequence[Box] | np.ndarray, iou: float) -> np.ndarray:
+def correct_boxes(boxes: Sequence[Box] | np.ndarray, truth: Sequence[Box] | np.ndarray, iou: float) -> np.ndarray:
     """(N, 4) boxes of a category, best first, and (M, 4) true ones -> (N,) bool, which are right.
 
     Each true box is matched only once, as in COCO's evaluation.

@@ -36,12 +36,12 @@ def record_without_duplicates(record: Record, iou: float) -> Record:
     return replace(record, instances=tuple(instance for instance, kept in zip(ranked, stays) if kept))
 
 
-def won_by_distractor(boxes: np.ndarray, distractor: np.ndarray, iou: float) -> np.ndarray:
+def suppressed_by_distractor(boxes: np.ndarray, distractor: np.ndarray, iou: float) -> np.ndarray:
     """(N, 4), (N,) bool -> (N,) True for boxes that a better box of a distractor overlaps by more than `iou`.
 
     Boxes of distractors themselves are False. Of equal scores the first counts as better.
 
     The idea of querying additional categories to recognise confusions is from arXiv 2401.00094.
     """
-    beaten = (pairwise_iou(boxes, boxes) > iou) & distractor[None, :]
-    return np.tril(beaten, -1).any(axis=1) & ~distractor
+    suppressed = (pairwise_iou(boxes, boxes) > iou) & distractor[None, :]
+    return np.tril(suppressed, -1).any(axis=1) & ~distractor

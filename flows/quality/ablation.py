@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from flows.evaluation.evaluate import evaluate
 from flows.labelling.filter import filter_candidates
 from flows.labelling.settings import Execution, LabellingSettings, View, settings_payload
-from flows.policies.calibration import judge_boxes
+from flows.policies.calibration import correct_boxes
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
 from flows.self_training.round import Labelled, PlannedView, Round, label_images, run_round, train_model
@@ -182,7 +182,7 @@ def label_quality(labels: Path, everything: Path, truth: Path, categories: Seque
     for record, labelled in zip(true, made, strict=True):
         objects_of, boxes_of = boxes_by_name(record, with_ignored=True), boxes_by_name(labelled)
         for name in categories:
-            found = judge_boxes(boxes_of.get(name, ()), objects_of.get(name, ()), MATCH_IOU)
+            found = correct_boxes(boxes_of.get(name, ()), objects_of.get(name, ()), MATCH_IOU)
             right, boxes = right + int(found.sum()), boxes + len(found)
     objects = sum(len(record.instances or ()) for record in true)
     curve = evaluate_coco(true, list(read_odvg(everything)), categories).precision_recall[0]

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from browse import page_parts as pages
+from browse.changes import CORRECTNESS, CORRECTNESS_LEGEND, box_changes, draw_changes
 from browse.contact_sheet import side_by_side
 from browse.images.pictures import reduced_picture
-from browse.judged import JUDGED, JUDGED_LEGEND, draw_judged, verdicts
 from browse.page_style import headlines_of
 from flows.quality.ablation import Piece, QualityConfig, Variant, piece_folder
 from formats.dataset_names import annotation_path, label_map_path, labels_path
@@ -205,7 +205,7 @@ def _drawn(config: QualityConfig, by_variant: ByVariant) -> Iterator[str]:
         found = next(_labelled(config, name, by_variant[name]), None) if name in by_variant else None
         drawings = [] if found is None else list(_drawings(*found))
         if drawings and name is not None:
-            intro = pages.paragraph("Truth on the left, labels on the right.") + pages.legend(JUDGED_LEGEND)
+            intro = pages.paragraph("Truth on the left, labels on the right.") + pages.legend(CORRECTNESS_LEGEND)
             shown = pages.gallery(drawings, f"labels-{list(config.variants).index(name)}", wide=True)
             yield pages.section(f"What do the labels of {name} look like?", intro + shown)
 
@@ -214,10 +214,10 @@ def _drawings(labels: Path, truth: Path, images: Path) -> Iterator[pages.Drawing
     pairs = list(zip(read_odvg(truth), read_odvg(labels), strict=False))
     for true, made in pairs[:: max(1, len(pairs) // PICTURES)][:PICTURES]:
         if true.filename == made.filename and (image := _image(images, true)) is not None:
-            judged = verdicts(made, true)
-            wrong = judged.count("gained", "lost", "relabelled")
-            left = draw_judged(image, true, judged.others, JUDGED)
-            right = draw_judged(image, made, judged.ours, JUDGED)
+            changes = box_changes(made, true)
+            wrong = changes.count("gained", "lost", "relabelled")
+            left = draw_changes(image, true, changes.others, CORRECTNESS)
+            right = draw_changes(image, made, changes.ours, CORRECTNESS)
             note = many(wrong, "mistake") if wrong else "all right"
             yield pages.Drawing(side_by_side(left, right, ("truth", "labels")), true.filename, note)
 

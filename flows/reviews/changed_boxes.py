@@ -109,8 +109,8 @@ def change_of(record: Record, drawn: Sequence[Instance], tolerance: float = TOLE
     shown = len(free)
     instances, added, near = [], 0, 0
     for each in drawn:
-        alike = [other for other in free if other.label == each.label and (other.ignore == each.ignore or not flagged)]
-        best = min(alike, key=lambda other: (_distance(each.box, other.box), other.ignore), default=None)
+        others = [other for other in free if other.label == each.label and (other.ignore == each.ignore or not flagged)]
+        best = min(others, key=lambda other: (_distance(each.box, other.box), other.ignore), default=None)
         if best is None or _distance(each.box, best.box) > tolerance:
             added += 1
             near += best is not None and _distance(each.box, best.box) <= NEAR

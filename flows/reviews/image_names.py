@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 from formats.io.errors import InputError
 
 _KEY = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # Label Studio's: of an upload, and of an image that it exports
-_ROBOFLOW = re.compile(r"_([A-Za-z0-9]{3,4})\.rf\.[0-9A-Za-z]+\.\w+$")  # the suffix of old, and its key
-_MAX_FOLDERS = 32  # before our own names; nobody's images lie deeper
+_ROBOFLOW = re.compile(r"_([A-Za-z0-9]{3,4})\.rf\.[0-9A-Za-z]+\.\w+$")  # the original suffix, and the key
+_MAX_FOLDERS = 32  # that a program may put before our names
 
 
 class Match(NamedTuple):
@@ -55,15 +55,15 @@ class ImageNames:
         found = self._paths.get(_without_folders(_normal(name), self._folders), ())
         if len(found) == 1:
             return Match(found[0], by_path=True)
-        for alike in self._alike(PurePosixPath(_normal(name)).name):
-            if len(alike) == 1:
-                return Match(alike[0], by_path=False)
-            if alike:
-                what = f"{name!r} may be {' or '.join(alike[:2])} (its base name is that of {len(alike)} images)"
+        for matches in self._with_base_name(PurePosixPath(_normal(name)).name):
+            if len(matches) == 1:
+                return Match(matches[0], by_path=False)
+            if matches:
+                what = f"{name!r} may be {' or '.join(matches[:2])} (its base name is that of {len(matches)} images)"
                 raise InputError(location, what, "expected the image's folder in the export")
         raise InputError(location, f"{name!r} is not an image of {self._source}", "expected an export of these labels")
 
-    def _alike(self, base: str) -> Iterator[Sequence[str]]:
+    def _with_base_name(self, base: str) -> Iterator[Sequence[str]]:
         bases = dict.fromkeys([base, unquote(base)])
         bases |= dict.fromkeys([_KEY.sub("", each, count=1) for each in bases])
         bases |= dict.fromkeys([_ROBOFLOW.sub(r".\1", each) for each in bases])
@@ -85,7 +85,7 @@ class ImageNames:
 
 
 def _normal(name: str) -> str:
-    """macOS decomposes letters with accents in file names. Of an address only the path is a name."""
+    """The name in composed Unicode, since macOS decomposes letters with accents; of a URL, only the path."""
     name = unquote(urlsplit(name).path) if "://" in name else name
     return unicodedata.normalize("NFC", name).removeprefix("./").lstrip("/")
 

@@ -69,16 +69,16 @@ def run_demo(
     source = config.start.source
     _check_same(out_dir, {"seed": seed, "quick": quick, "weights": source, "weights_sha256": checkpoint_hash(source)})
     reporter = ConsoleReporter()
-    reporter.say(
+    reporter.print(
         f"{_unlabelled(config).count} unlabelled scenes, {config.rounds} rounds of training; all files go to {out_dir}"
     )
     result = self_train(config, reporter.on_event)
     source_ap = tuple(_source_ap(config, done, quick, reporter) for done in result.rounds)
-    reporter.say("drawing the report")
+    reporter.print("drawing the report")
     comparisons = _comparisons(config, result.rounds[0].weights, result.rounds[-1].weights)
     report = write_run_report(
         out_dir,
-        title="Groundhog demo: cats that nobody labelled",
+        title="Groundhog demo: unlabelled cats",
         comparisons=comparisons,
         curve_names={"evaluation": "cat, labelled test scenes", "evaluation-source": "all categories, source scenes"},
     )
@@ -140,7 +140,7 @@ def _test_scenes(config: SelfTrainConfig) -> GlyphData:
 
 def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter: ConsoleReporter) -> float:
     """AP of one round's model over every category of the source scenes; writes it where the report finds it."""
-    reporter.say(f"v{done.round}: evaluating the model that made these labels on scenes of every category")
+    reporter.print(f"v{done.round}: evaluating the model that made these labels on scenes of every category")
     truth = replace(SOURCE_SCENES, count=4) if quick else SOURCE_SCENES
     folder = config.train.work_dir / f"round-{done.round}"
     metrics = evaluate_weights(
@@ -198,13 +198,14 @@ class ConsoleReporter:
     def __post_init__(self) -> None:
         self.started = time.monotonic()
 
-    def say(self, words: str) -> None:
+    def print(self, message: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
-        print(f"[{minutes}:{seconds:02d}] {words}", file=sys.stderr, flush=True)
+        print(f"[{minutes}:{seconds:02d}] {message}", file=sys.stderr, flush=True)
 
     def on_event(self, event: Event) -> None:
-        if event["state"] != "progress" and (words := message_of_event(event)):  # the training prints its own progress
-            self.say(words)
+        # The training prints its own progress.
+        if event["state"] != "progress" and (message := message_of_event(event)):
+            self.print(message)
 
 
 def demo_table(result: DemoResult) -> str:

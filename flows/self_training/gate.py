@@ -132,8 +132,8 @@ def drifted(gate: Gate, drift: Drift) -> Iterator[str]:
             "(gate.max_changed_images)"
         )
     totals = tuple(sum(pair[side] for pair in drift.counts.values()) for side in (0, 1))
-    judged = {"all": totals} | ({} if len(drift.counts) == 1 or drift.of_captions else dict(drift.counts))
-    for name, (before, after) in judged.items():
+    checked = {"all": totals} | ({} if len(drift.counts) == 1 or drift.of_captions else dict(drift.counts))
+    for name, (before, after) in checked.items():
         if max(before, after) >= gate.min_count and count_ratio(before, after) > gate.max_count_ratio:
             yield (
                 f"boxes of {name} went from {before} to {after}, by a factor of more than {gate.max_count_ratio:g} "

@@ -18,7 +18,7 @@ from formats.dataset_names import annotation_path, label_map_beside, labels_path
 from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.files import write_whole
-from grounding_model.checkpoints.locations import config_of_file, install_command
+from grounding_model.checkpoints.locations import check_location, config_of_file, install_command
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 from grounding_model.model.config import ModelConfig
 
@@ -56,8 +56,9 @@ def init(
     path = Path(config_dir) / f"{PREFIX}{name}.toml"
     _check_arguments(path, images, categories, captions, labels)
     weights = weights or (PHOTO_WEIGHTS if labels is not None else WEIGHTS)
-    if Path(weights).suffix and not Path(weights).exists():
-        raise InputError(weights, "no such file", "expected weights, a folder of transformers, or a name of its hub")
+    check_location(weights)
+    if text_encoder is not None:
+        check_location(text_encoder)
     recipe, labelled = recipe_of(weights), ""
     if labels is not None:
         known = annotation_path(f"data/{name}", f"{name}_labelled", "od")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +18,13 @@ from flows.training.mixture import count_images
 from formats import READERS
 from formats.convert import convert, guess_format, read_names
 from formats.dataset_names import label_map_beside, label_map_path, part_path
-from formats.images import safe_join
+from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.io.plurals import many
 from formats.io.ranges import Count, check_ranges
 from formats.label_map import read_label_map, write_label_map
-from formats.odvg import read_odvg
+from formats.odvg import read_odvg, write_odvg
 from formats.odvg_lines import is_quarantined
 from formats.record import Record
 from formats.yolo import data_yaml_of
@@ -104,20 +106,58 @@ def import_labels(
     if source_format == "yolo":
         options["labelled_only"] = True
     _refuse_other_names(source_format, labels, categories, options)
-    convert(source_format, "odvg", labels, out, categories=categories, **options)
+    summary = convert(source_format, "odvg", labels, out, categories=categories, **options)
     try:
-        _check_usable(list(read_odvg(out)), labels, images)
+        _keep_labelled(labels, out)
+        records = list(read_odvg(out))
+        _check_usable(records, labels, images)
+        _check_sizes(records, labels, images)
+        if not set(list_images(images)) - {record.filename for record in records}:
+            raise InputError(labels, "labels every image of the folder", "expected images without labels too")
     except InputError:  # what it wrote would be in the way of the next attempt
         out.unlink()
-        label_map_beside(out).unlink()
+        label_map_beside(out).unlink(missing_ok=True)
         raise
+    for remark in summary.splitlines()[1:]:  # what was left out, and what looks wrong
+        logger.warning("%s", remark)
     return tuple(read_label_map(label_map_beside(out)).values())
 
 
-def check_known_labels(labels: Path, images: Path, categories: Sequence[str]) -> None:
+def _keep_labelled(labels: Path, out: Path) -> None:
+    """Removes lines without labels, whose images are labelled by the model like the others."""
+    records = list(read_odvg(out))
+    if any(record.caption is not None for record in records):
+        raise InputError(labels, "has captions", "expected boxes with categories")
+    left = [record for record in records if record.instances is not None]
+    if 0 < len(left) < len(records):
+        count = many(len(records) - len(left), "line")
+        logger.warning("%s: %s without labels left out, to be labelled like the others", labels, count)
+        write_odvg(out, left)
+
+
+def _check_sizes(records: Sequence[Record], labels: Path, images: Path) -> None:
+    """Raises InputError if an image has another size than its labels say: training could not use it."""
+    for record in records:
+        height, width = image_size(safe_join(images, record.filename))
+        if (height, width) != (record.height, record.width):
+            what = f"says that {record.filename} is {record.width}x{record.height}, but it is {width}x{height}"
+            raise InputError(labels, what, "expected the images that were labelled, in the same size")
+
+
+def check_known_labels(labels: Path, images: Path, categories: Sequence[str], annotations: Path) -> None:
     """Raises InputError if labels cannot teach a model to detect the categories: an image is missing, there is no box,
-    or no category is among them. Warns about each category that they do not name."""
-    _check_usable(list(read_odvg(labels, on_problem=lambda problem: None)), labels, images)
+    or no category is among them. Warns about each category that they do not name.
+
+    annotations: the file that the loop labels. Also raises if it has one of these images, which would be trained on
+    twice, although it may be held back.
+    """
+    records = [each for each in read_odvg(labels, on_problem=lambda problem: None) if each.instances is not None]
+    _check_usable(records, labels, images)
+    known = {record.filename for record in records}
+    if both := sorted(known & {each.filename for each in read_odvg(annotations, on_problem=lambda problem: None)}):
+        what = f"lists {many(len(both), 'image')} that {labels.name} labels, such as {both[0]}"
+        remedy = "expected the other images only: choose another data.annotations, which is then made from the folder"
+        raise InputError(annotations, what, remedy)
     names = read_label_map(label_map_beside(labels)).values()
     unknown = [name for name in categories if name not in names]
     if len(unknown) == len(categories):
@@ -132,7 +172,11 @@ def _check_usable(records: Sequence[Record], labels: Path, images: Path) -> None
     if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
         what = f"does not contain {len(missing)} of {many(len(records), 'image')} of {labels}, such as {missing[0]}"
         raise InputError(images, what, "expected file names relative to this folder")
-    if not any(record.instances for record in records):
+    counts = Counter(record.filename for record in records)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        what = f"lists {many(len(twice), 'image')} more than once, such as {twice[0]}"
+        raise InputError(labels, what, "expected one line for each image")
+    if not any(not each.ignore for record in records for each in record.instances or ()):
         raise InputError(labels, "contains no boxes", "expected labelled images")
 
 
@@ -164,10 +208,19 @@ def split_labels(known: KnownLabels, images: Path, folder: Path) -> LabelledSpli
 
 
 def usable_lines(annotations: Path) -> list[str]:
-    """The lines of an ODVG file that are not quarantined, without line breaks."""
+    """The lines of an ODVG file that have labels, without line breaks."""
     if not annotations.is_file():
         raise InputError(annotations, "no such file", "expected an ODVG file: groundhog convert writes them")
-    return [line.text for line in read_lines(annotations) if not is_quarantined(line.text)]
+    lines = (line.text for line in read_lines(annotations))
+    return [line for line in lines if not is_quarantined(line) and not _is_unlabelled(line)]
+
+
+def _is_unlabelled(line: str) -> bool:
+    try:
+        entries = json.loads(line)
+    except (ValueError, RecursionError):  # training reports it
+        return False
+    return isinstance(entries, dict) and entries.get("detection") is None
 
 
 def _write(folder: Path, part: str, lines: Sequence[str], names: Mapping[int, str], images: Path) -> OdvgData:

@@ -157,10 +157,10 @@ def _trace(link: Link, image: str, index: int, wanted: LabelledBox | None) -> La
             raise InputError(f"{link.labels}: {image}", f"has no box {index}", f"expected less than {len(boxes)}")
         link.box = boxes[index]
     else:
-        alike = [each for each in boxes if each.name == wanted.name]
-        ious = pairwise_iou([wanted.box], [each.box for each in alike])
+        same_name = [each for each in boxes if each.name == wanted.name]
+        ious = pairwise_iou([wanted.box], [each.box for each in same_name])
         if ious.size and ious.max() > 0:
-            link.box = alike[int(ious.argmax())]._replace(overlap=float(ious.max()))
+            link.box = same_name[int(ious.argmax())]._replace(overlap=float(ious.max()))
     if link.box is not None and not link.reviewed:
         link.candidate = _candidate(link, number, link.box)
     return link.box
@@ -245,5 +245,5 @@ def _box_text(link: Link, image: str) -> str:
         return f"none of this name overlaps it in {image}"
     corners = ", ".join(f"{side:g}" for side in link.box.box)
     score = "drawn by a person" if link.box.score is None else f"score {link.box.score:g}"
-    alike = "" if link.box.overlap >= 1 else f", IoU {link.box.overlap:.2f} with the box of the later round"
-    return f"{link.box.name} ({corners}) in {image}, {score}{alike}"
+    overlap = "" if link.box.overlap >= 1 else f", IoU {link.box.overlap:.2f} with the box of the later round"
+    return f"{link.box.name} ({corners}) in {image}, {score}{overlap}"

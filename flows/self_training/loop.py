@@ -306,7 +306,8 @@ class _Loop:
             return
         done = passed[-1]
         settings = default_training(self._work_dir / STUDENT_FOLDER)
-        settings = replace(settings, start=stage.start, steps=stage.steps)
+        known = () if self._known is None else (self._known.training,)  # a person's labels teach it too
+        settings = replace(settings, datasets=known, start=stage.start, steps=stage.steps)
         config = DistillConfig(
             done.labels,
             self.source.images,

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from browse import page_parts as pages
+from browse.changes import CHANGES, CORRECTNESS, CORRECTNESS_LEGEND, box_changes, draw_changes
 from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import draw_record
 from browse.images.colours import css_of
 from browse.images.pictures import reduced_picture
-from browse.judged import CHANGES, JUDGED, JUDGED_LEGEND, draw_judged, verdicts
 from browse.page_style import headlines_of
 from flows.distillation.distill import RESULT_NAME
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -336,11 +336,11 @@ def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure
 
 def _drift(loop: LoopState | None) -> str:
     """What changed in the labels from round to round."""
-    judged = [] if loop is None else [each for each in loop.rounds if each.verdict.drift is not None]
-    if not judged:
+    compared = [] if loop is None else [each for each in loop.rounds if each.verdict.drift is not None]
+    if not compared:
         return ""
-    head = ["", *(f"v{each.round - 1} to v{each.round}" for each in judged)]
-    drifts = [each.verdict.drift for each in judged if each.verdict.drift is not None]
+    head = ["", *(f"v{each.round - 1} to v{each.round}" for each in compared)]
+    drifts = [each.verdict.drift for each in compared if each.verdict.drift is not None]
     rows = [["images whose labels changed", *(f"{drift.changed_share:.0%}" for drift in drifts)]]
     rows += [[f"boxes {name}", *(f"{getattr(drift, name):,}" for drift in drifts)] for name in BOX_CHANGES]
     names = sorted({name for drift in drifts for name in drift.counts})
@@ -378,10 +378,10 @@ def _changed_drawing(before: Record, after: Record, root: Path, titles: tuple[st
         image = reduced_picture(safe_join(root, after.filename), pages.DRAWN_SIDE)
     except (OSError, InputError):  # it has moved since it was labelled
         return None
-    changes = verdicts(after, before, excused=False)
+    changes = box_changes(after, before, excused=False)
     drawn = [
-        draw_judged(image, record, verdict_words, CHANGES)
-        for record, verdict_words in ((before, changes.others), (after, changes.ours))
+        draw_changes(image, record, of_boxes, CHANGES)
+        for record, of_boxes in ((before, changes.others), (after, changes.ours))
     ]
     counted = ((changes.count(change), word) for change, (word, _) in CHANGES.items() if change != "same")
     note = ", ".join(f"{count} {word}" for count, word in counted if count)
@@ -472,12 +472,12 @@ def _comparisons(comparisons: Sequence[ImageComparison], title: str, key: str) -
     drawings = []
     for one in comparisons:
         tiles = comparison_tiles(one)
-        wrong = verdicts(list(one.predictions.values())[-1], one.truth).count("gained", "lost", "relabelled")
+        wrong = box_changes(list(one.predictions.values())[-1], one.truth).count("gained", "lost", "relabelled")
         sheet = contact_sheet(
             list(tiles.values()), columns=len(tiles), cell=(pages.DRAWN_SIDE, pages.DRAWN_SIDE), titles=list(tiles)
         )
         drawings.append(pages.Drawing(sheet, one.truth.filename, many(wrong, "mistake") if wrong else "no mistakes"))
-    return pages.section(title, pages.legend(JUDGED_LEGEND) + pages.gallery(drawings, key, wide=True))
+    return pages.section(title, pages.legend(CORRECTNESS_LEGEND) + pages.gallery(drawings, key, wide=True))
 
 
 def comparison_tiles(one: ImageComparison) -> dict[str, np.ndarray]:
@@ -485,10 +485,10 @@ def comparison_tiles(one: ImageComparison) -> dict[str, np.ndarray]:
 
     In the truth, boxes that the last prediction missed are coloured too.
     """
-    last = verdicts(list(one.predictions.values())[-1], one.truth)
-    tiles = {"truth": draw_judged(one.image, one.truth, last.others, JUDGED)}
+    last = box_changes(list(one.predictions.values())[-1], one.truth)
+    tiles = {"truth": draw_changes(one.image, one.truth, last.others, CORRECTNESS)}
     for title, prediction in one.predictions.items():
-        tiles[title] = draw_judged(one.image, prediction, verdicts(prediction, one.truth).ours, JUDGED)
+        tiles[title] = draw_changes(one.image, prediction, box_changes(prediction, one.truth).ours, CORRECTNESS)
     return tiles
 
 

@@ -20,7 +20,7 @@ from flows.labelling.settings import Workers
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_json
-from formats.io.plurals import many
+from formats.io.plurals import first_of, many
 from formats.io.storage import is_address
 from grounding_model.data.sources import GlyphData
 
@@ -72,10 +72,9 @@ def check_truth(
         if not is_address(benchmark.image_root):
             _check_images(benchmark, location)
     if of_student and benchmark.names and not shared_classes(benchmark.names, of_student):
-        what = f"its categories are {', '.join(benchmark.names[:NAMED])}" + (
-            " …" if len(benchmark.names) > NAMED else ""
-        )
-        raise InputError(location, what, f"expected some of the student's: {', '.join(of_student)}")
+        some = first_of(benchmark.names, NAMED)
+        remedy = f"expected some of the student's: {', '.join(of_student)}"
+        raise InputError(location, f"its categories are {some}", remedy)
 
 
 def _check_images(benchmark: Benchmark, location: object) -> None:

@@ -114,12 +114,17 @@ def check_inputs(config: SelfTrainConfig, source: Source, truth: BenchmarkData |
 
     truth: the data that evaluate the rounds, if there are any.
     """
+    if source.images.resolve() == config.train.work_dir.resolve():
+        what = "is the folder of the images"
+        raise InputError(config.train.work_dir, what, "expected another train.work_dir: curves.png would be an image")
+    for view in config.labelling.views:
+        config.labelling.with_model(config.start.source, config.start.text_encoder, view)  # which checks the settings
     names = None if source.label_map is None else read_label_map(source.label_map)
     if source.label_map is not None and names is not None:
         check_policy_names([*names.values(), *config.policy.distractors], config.policy)
         check_prompt(source.label_map, config.policy.distractors)
         if config.labelled is not None:
-            check_known_labels(config.labelled.annotations, source.images, tuple(names.values()))
+            check_known_labels(config.labelled.annotations, source.images, tuple(names.values()), source.annotations)
         if config.distill is not None:
             check_student(config.distill.start, tuple(names.values()), config.distill.onnx)
     _check_corrections(config.policy, source.annotations, names)

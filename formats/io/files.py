@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from formats.io.errors import InputError
-from formats.io.locks import temporary_beside, try_lock
+from formats.io.locks import MAX_NAME, remove_leftovers, temporary_beside, try_lock
 from formats.io.storage import as_path, is_address
 from formats.io.values import parse_json
 
@@ -156,6 +156,7 @@ def write_whole_folder(path: str | Path, replaces: Collection[str] = ()) -> Iter
     if target.exists():
         _check_replaced(path, target, replaces)
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent, f"{target.name[:MAX_NAME]}.")  # a killed process may have copied many images
     temporary = temporary_beside(target)
     temporary.mkdir()
     descriptor = os.open(temporary, os.O_RDONLY) if os.name == "posix" else None

@@ -20,6 +20,7 @@ try:
 except ImportError:  # Windows: nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
+MAX_NAME = 100  # characters of a file's name that its temporary names begin with
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
 _held: set[int] = set()  # descriptors of our locks; a forked child closes them
 
@@ -42,7 +43,7 @@ def try_lock(descriptor: int) -> bool:
 
 def temporary_beside(target: Path) -> Path:
     """A unique hidden name in the folder of `target`, for a file that will be renamed to it. Its writer locks it."""
-    return target.parent / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
+    return target.parent / f".{target.name[:MAX_NAME]}.{uuid.uuid4().hex}.tmp"
 
 
 def remove_leftovers(folder: str | Path, name: str = "") -> None:

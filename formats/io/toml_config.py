@@ -182,7 +182,7 @@ def _of_kind(members: Sequence[Any], table: dict, location: _Location) -> Any:
     """The dataclass whose `kind` is that of the table."""
     by_kind = {kind: member for member in members for kind in typing.get_args(_annotations(member).get("kind"))}
     if len(by_kind) < len(members):
-        raise TypeError(f'{location.key}: each of {members} needs its own `kind: Literal["..."]` to be told apart')
+        raise TypeError(f'{location.key}: each of {members} needs its own `kind: Literal["..."]` to be distinguished')
     if "kind" not in table:
         raise location.at("kind").error("is missing", expected_one_of(by_kind, None))
     if not isinstance(table["kind"], str) or table["kind"] not in by_kind:

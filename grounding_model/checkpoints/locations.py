@@ -49,13 +49,22 @@ def locate(source: str | Path) -> Path:
     path = Path(os.path.expanduser(source))
     if path.exists():
         return path
-    name = str(source).removeprefix(HUB_PREFIX)
-    if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
+    if _is_on_hub(source):
         from grounding_model.checkpoints.hub import download
 
-        return download(name)
+        return download(str(source).removeprefix(HUB_PREFIX))
     known = f"{', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name"
     raise InputError(source, "no such checkpoint", _meant(path) or f"expected {known}")
+
+
+def check_location(source: str | Path) -> None:
+    """Raises the InputErrors of `locate`, without downloading: a name of the hub may exist."""
+    if not _is_on_hub(source):
+        locate(source)
+
+
+def _is_on_hub(source: str | Path) -> bool:
+    return str(source).startswith(HUB_PREFIX) or str(source) in HUB_NAMES
 
 
 def _meant(path: Path) -> str:

@@ -23,6 +23,7 @@ from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.swin import SwinTransformer
 
+LAYERS = ("encoder_layers", "decoder_layers")
 SWIN_RELEASES = "https://github.com/SwinTransformer/storage/releases/tag/v1.0.0"
 
 
@@ -73,8 +74,10 @@ def load_bert(bert: nn.Module, source: str) -> None:
     if loading_info["missing_keys"]:
         raise InputError(source, f"{counted(sorted(loading_info['missing_keys']))} missing", "expected a complete BERT")
     tensors = pretrained.state_dict()
-    shapes = ({name: tensor.shape for name, tensor in state.items()} for state in (tensors, bert.state_dict()))
-    _check_same(source, *shapes)
+    loaded, expected = (
+        {name: tensor.shape for name, tensor in state.items()} for state in (tensors, bert.state_dict())
+    )
+    _check_same(source, loaded, expected)
     bert.load_state_dict(tensors)
 
 
@@ -86,13 +89,23 @@ def load_rest(model: GroundingModel, source: str) -> None:
     Raises InputError if the models differ in more than these.
     """
     rest = load_checkpoint(source).model
+    for name in LAYERS:
+        theirs, ours = getattr(rest.config, name), getattr(model.config, name)
+        if ours < theirs:
+            what = f"is {ours}, but {source} has {theirs}"
+            raise InputError(f"start.architecture.{name}", what, f"expected {theirs} or more, or another start.rest")
     taken, expected = (
         {name: tensor for name, tensor in each.state_dict().items() if not name.startswith(("backbone.", "neck."))}
         for each in (rest, model)
     )
     old = {name: taken[counterpart] for name in expected if (counterpart := _counterpart(name, rest, model)) in taken}
     unused = {name: tensor for name, tensor in taken.items() if name not in expected}
-    _check_same(source, *({name: tensor.shape for name, tensor in state.items()} for state in (old | unused, expected)))
+    taken_shapes, expected_shapes = (
+        {name: tensor.shape for name, tensor in state.items()} for state in (old | unused, expected)
+    )
+    differing = ", ".join(_differing(rest.config, model.config))
+    remedy = differing and f"expected {differing} in start.architecture, or another start.rest"
+    _check_same(source, taken_shapes, expected_shapes, remedy)
     model.load_state_dict(old, strict=False)
 
 
@@ -111,12 +124,20 @@ def _counterpart(name: str, rest: GroundingModel, model: GroundingModel) -> str:
     return f"{part}.{layer}{name[numbered.end() :]}"
 
 
-def _check_same(location: object, actual: dict, expected: dict) -> None:
+def _differing(theirs: Any, ours: Any) -> Iterator[str]:
+    """The whole numbers of two architectures that differ, without those of the backbone and the numbers of layers."""
+    for table, (first, second) in {"": (theirs, ours), "text.": (theirs.text, ours.text)}.items():
+        for name, value in vars(first).items():
+            other = getattr(second, name)
+            if isinstance(value, int) and value != other and name not in LAYERS:
+                yield f"{table}{name} = {value}, not {other}"
+
+
+def _check_same(location: object, actual: dict, expected: dict, remedy: str = "") -> None:
     """Raises InputError unless actual and expected, name -> shape, are equal."""
     if wrong := [name for name in expected | actual if actual.get(name) != expected.get(name)]:
-        raise InputError(
-            location, f"{counted(sorted(wrong))} missing or of another shape", "expected the variant of the model"
-        )
+        what = f"{counted(sorted(wrong))} missing or of another shape"
+        raise InputError(location, what, remedy or "expected the variant of the model")
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def tokens_of_spans(
 def unknown_phrases(
     caption: str, columns_per_entity: Sequence[Sequence[int]], tokenizer: CaptionTokenizer
 ) -> list[int]:
-    """Indices of the entities that consist only of [UNK], which the model cannot tell apart.
+    """Indices of the entities that consist only of [UNK], which the model cannot distinguish.
 
     columns_per_entity: as returned by tokens_of_spans.
     """

@@ -19,6 +19,8 @@ from grounding_model.metrics.ranking import Ranking
 DRAWS_TOGETHER = 100  # of 20,000 images they take 16 MB
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+# The arrays of a Ranking in a file of samples; older files must stay readable when a field is renamed.
+STORED_NAMES = ("images", "counted", "places", "correct", "to_find", "recall_steps")
 
 
 class Interval(NamedTuple):
@@ -95,7 +97,7 @@ def interval_within(values: np.ndarray, confidence: float = CONFIDENCE) -> Inter
 def resampled(samples: Samples, draws: Iterable[np.ndarray]) -> np.ndarray:
     """S resamples of (I,) counts -> (S,): the AP or share on each resample, NaN without a true box.
 
-    Some draws are looked at together: S x I numbers are never held at once.
+    Draws are processed in blocks, since S x I numbers would take too much memory.
     """
     if isinstance(samples, Shares):
         return np.array([_share(samples, draw) for draw in draws])
@@ -134,7 +136,7 @@ def write_samples(path: str | Path, samples: Samples) -> None:
         tables = {"images": samples.images, "right": samples.right, "image_count": np.array(samples.image_count)}
     else:
         for index, ranking in enumerate(samples):
-            tables |= {f"{index}/{name}": table for name, table in ranking._asdict().items()}
+            tables |= {f"{index}/{name}": table for name, table in zip(STORED_NAMES, ranking, strict=True)}
     with write_whole(path, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **tables)
 
@@ -145,8 +147,8 @@ def read_samples(path: str | Path) -> Samples:
         with np.load(path, allow_pickle=False) as tables:
             if "image_count" in tables:
                 return Shares(tables["images"], tables["right"], int(tables["image_count"]))
-            count = len(tables.files) // len(Ranking._fields)
-            return [Ranking(*(tables[f"{index}/{name}"] for name in Ranking._fields)) for index in range(count)]
+            count = len(tables.files) // len(STORED_NAMES)
+            return [Ranking(*(tables[f"{index}/{name}"] for name in STORED_NAMES)) for index in range(count)]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             path, f"cannot be read ({error})", "expected the samples of an evaluation; run it again"

@@ -134,7 +134,7 @@ def evaluate_coco_with_rankings(
         raise InputError("max_detections", f"{tuple(max_detections)}", "expected rising positive numbers")
     labels = {name: label for label, name in enumerate(categories)}
     if not categories or len(labels) < len(categories):
-        raise InputError("categories", f"[{', '.join(categories)}]", "expected one name or more, each once")
+        raise InputError("categories", f"[{', '.join(categories)}]", "expected at least one name, and no duplicates")
     predicted = predictions_as_arrays(truth, predictions, labels)
     true = TrueBoxes.of_records(truth, labels, areas)
     matches = match_categories(true, predicted, len(labels), _ignored, max_per_image=max_detections[-1])

@@ -16,7 +16,7 @@ from grounding_model.metrics.coco import aligned
 from grounding_model.metrics.pairing import paired_captions, regions_to_find
 from grounding_model.metrics.phrases import best_first, rank_of_first_hit, shares, with_sizes
 
-EXPRESSION_SCORE = 0.7  # from which a box answers an expression of gRefCOCO, as in the reference
+EXPRESSION_SCORE = 0.7  # minimum score of a box in gRefCOCO, as in the reference
 
 
 def expression_precision(

@@ -118,7 +118,7 @@ def evaluate_lvis_with_rankings(
 ) -> LvisWithRankings:
     """Like evaluate_lvis; also returns the rankings from which the metrics were computed."""
     if not categories or len(set(categories)) < len(categories):
-        raise InputError("categories", f"{len(categories)} names", "expected one name or more, each once")
+        raise InputError("categories", f"{len(categories)} names", "expected at least one name, and no duplicates")
     images = {record.filename: index for index, record in enumerate(truth)}
     labels = {name: label for label, name in enumerate(categories)}
     found = predictions_as_arrays(truth, predictions, labels)

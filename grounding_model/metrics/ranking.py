@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-BLOCK = 1 << 17  # numbers that are handled at once: small enough for a processor's cache
+BLOCK = 1 << 17  # numbers processed at once: few enough for a processor's cache
 
 
 class Ranking(NamedTuple):
@@ -112,7 +112,7 @@ class Ranking(NamedTuple):
         return np.einsum("stc,stc->s", best_from_here, np.diff(after, axis=2, prepend=0))
 
 
-def _steps_passed(to_find: np.ndarray, most: int, recall_steps: np.ndarray) -> np.ndarray:
-    """(S, most + 1): how many recall steps are reached once 0 … most boxes are found. to_find: (S,)."""
-    recall = np.arange(most + 1) / np.maximum(to_find, 1)[:, None]
+def _steps_passed(to_find: np.ndarray, max_found: int, recall_steps: np.ndarray) -> np.ndarray:
+    """(S, max_found + 1): how many recall steps are reached once 0 … max_found boxes are found. to_find: (S,)."""
+    recall = np.arange(max_found + 1) / np.maximum(to_find, 1)[:, None]
     return np.searchsorted(recall_steps, recall, side="right")

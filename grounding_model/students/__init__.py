@@ -1,1 +1,1 @@
-"""Small closed-set detectors of transformers: which there are, building them, files, answering, ONNX, model cards."""
+"""Small closed-set detectors of transformers: building, loading and saving, inference, ONNX export."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from formats.io.errors import InputError, expected_one_of
+from formats.io.plurals import first_of
 from formats.record import Instance, Record
 from grounding_model.inputs.image import pixels_of
 from grounding_model.inputs.predict import (
@@ -122,7 +123,7 @@ def classes_of(names: Sequence[str], prompt: Prompt) -> list[list[int]]:
 
     Raises InputError for an unknown name, and for a prompt that is not a list of categories.
     """
-    known = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+    known = first_of(names, 10)
     if prompt.kind != "categories":
         what = f"'{prompt.text}' is {'an expression' if prompt.kind == 'expression' else 'a caption'}"
         raise InputError("prompt", what, f"expected names of this detector's classes: {known}")

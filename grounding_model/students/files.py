@@ -75,7 +75,7 @@ def load_student(source: str | Path, names: Sequence[str] | None = None, image_s
 
 
 def inspect_student(folder: str | Path) -> str:
-    """What a student is and how it was made, a fact a line."""
+    """What a student is and how it was made, one fact per line."""
     student = load_student(folder)
     millions = sum(tensor.numel() for tensor in student.detector.parameters()) / 1e6
     kind = student.detector.config.model_type

@@ -80,8 +80,8 @@ class Student(nn.Module):
 
         With nms_iou, duplicates have score 0.
         """
-        answer = self.detector(pixels)
-        scores, boxes = answer.logits.float().sigmoid(), cxcywh_to_xyxy(answer.pred_boxes.float()).clamp(0, 1)
+        output = self.detector(pixels)
+        scores, boxes = output.logits.float().sigmoid(), cxcywh_to_xyxy(output.pred_boxes.float()).clamp(0, 1)
         return scores if self.nms_iou is None else zero_duplicates(scores, boxes, self.nms_iou), boxes
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,27 +106,27 @@ class Student(nn.Module):
             {"class_labels": send(target.labels, device)[row], "boxes": target.boxes[row]}
             for target, row in zip(targets, rows)
         ]
-        answer = self.detector.model(pixels, labels=labels)
-        logits, boxes = answer.intermediate_logits.transpose(0, 1), answer.intermediate_reference_points.transpose(0, 1)
-        edges, denoised = self._edges(answer), None
-        if (meta := answer.denoising_meta_values) is not None:
+        output = self.detector.model(pixels, labels=labels)
+        logits, boxes = output.intermediate_logits.transpose(0, 1), output.intermediate_reference_points.transpose(0, 1)
+        edges, denoised = self._edges(output), None
+        if (meta := output.denoising_meta_values) is not None:
             (noisy_logits, logits), (noisy_boxes, boxes) = (
                 part.split(meta["dn_num_split"], dim=2) for part in (logits, boxes)
             )
             noisy_edges, edges = _split_edges(edges, meta["dn_num_split"])
             denoised = DenoisedClasses(noisy_logits, noisy_boxes, _positives(meta, rows), noisy_edges)
-        return ClassPredictions(logits, boxes, answer.enc_topk_logits, answer.enc_topk_bboxes, denoised, known, edges)
+        return ClassPredictions(logits, boxes, output.enc_topk_logits, output.enc_topk_bboxes, denoised, known, edges)
 
-    def _edges(self, answer: Any) -> EdgeDistributions | None:
+    def _edges(self, output: Any) -> EdgeDistributions | None:
         """The edge distributions of a D-FINE decoder; None for other models."""
         from transformers.models.d_fine.modeling_d_fine import DFineDecoder, weighting_function
 
         decoder = self.detector.model.decoder
         if not isinstance(decoder, DFineDecoder):
             return None
-        logits = answer.intermediate_predicted_corners.transpose(0, 1).unflatten(-1, (4, -1))
+        logits = output.intermediate_predicted_corners.transpose(0, 1).unflatten(-1, (4, -1))
         offsets = weighting_function(decoder.max_num_bins, decoder.up, decoder.reg_scale).float()  # type: ignore[arg-type]
-        references = answer.initial_reference_points.transpose(0, 1)
+        references = output.initial_reference_points.transpose(0, 1)
         return EdgeDistributions(logits, references, offsets, abs(float(self.detector.config.reg_scale)))
 
 

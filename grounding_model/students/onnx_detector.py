@@ -96,7 +96,7 @@ class OnnxDetector(ClosedSetDetector):
         if chosen.scale is not None:
             raise InputError("scale", "an ONNX file resizes images itself", "expected none, or the student's folder")
         if chosen.return_all_scores:
-            what = "an ONNX file gives a box the score of one class"
+            what = "an ONNX file has only one score per box"
             raise InputError("return_all_scores", what, "expected the student's folder as weights")
         loaded = read_ahead(self._pairs(images, prompt), _read, self._with_labels, ahead=READERS)
         return in_batches(loaded, 1, lambda batch: partial(self._detect, batch, chosen), ahead=0)
@@ -124,7 +124,7 @@ def _read(image: ImageSource, filename: str) -> np.ndarray:
 
 
 def inspect_onnx(path: str | Path) -> str:
-    """What a student's ONNX file is and how it was made, a fact a line."""
+    """What a student's ONNX file is and how it was made, one fact per line."""
     session = OnnxSession(path)
     facts = {
         "format": "ONNX file of a student, a closed-set detector",

@@ -17,6 +17,7 @@ from formats.io.errors import InputError
 
 # Longer than the first process may take to write a state to a slow disk while the others wait.
 TIMEOUT = timedelta(hours=2)
+MIN_PROCESSES = 8  # allowed on any machine without GPUs: each takes more than a gigabyte of memory
 
 Value = TypeVar("Value")
 
@@ -63,8 +64,11 @@ def joined_processes(device: str) -> Iterator[Processes]:
 
 
 def check_devices(processes: int, device: str) -> None:
-    """Raises InputError when this machine has fewer GPUs than processes."""
+    """Raises InputError when this machine has fewer GPUs than processes, or, without GPUs, far fewer cores."""
     gpus = torch.cuda.device_count()
+    if not gpus and processes > (most := max(MIN_PROCESSES, os.cpu_count() or 1)):
+        what = f"is {processes}, but there are only {os.cpu_count()} cores"
+        raise InputError("processes", what, f"expected at most {most}")
     if device != "cpu" and gpus and processes > gpus:
         remedy = f"expected at most {gpus}, and for as many images a step accumulate times {-(-processes // gpus)}"
         raise InputError("processes", f"is {processes}, but there are only {gpus} GPUs", remedy)

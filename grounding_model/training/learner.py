@@ -16,7 +16,7 @@ from grounding_model.checkpoints.pretrained_parts import load_parts, load_rest
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.data.samples import Collate, TrainingSamples
 from grounding_model.data.sources import LabelledImages
-from grounding_model.detector import Detector
+from grounding_model.detector import Detector, choose_device
 from grounding_model.glyphs.tokenizer import glyph_tokenizer
 from grounding_model.inputs.tokens import CaptionTokenizer, load_tokenizer
 from grounding_model.model.activation_checkpointing import set_recompute
@@ -92,7 +92,8 @@ class GroundingLearner:
         if config.dropout is not None:
             set_dropout(self.model, config.dropout)
         set_recompute(self.model, config.recompute)
-        use_compiled_gather(self.model)  # on a CPU; before the first step, since validation does the same
+        if choose_device(config.device).type == "cpu":
+            use_compiled_gather(self.model)  # before the first step, since validation does the same
         self.skips_parameters = config.region_words.alone_until > 0  # the transformer, at first
 
     def check_memory(self, device: torch.device) -> None:
@@ -117,7 +118,7 @@ class GroundingLearner:
         return Collate(self.tokenizer, self.model.config.max_text_tokens)
 
     def detector(self, device: torch.device) -> Detector:
-        return Detector(self.model, self.tokenizer, device)
+        return Detector(self.model, self.tokenizer, device, in_training=True)
 
     def save(self, path: Path, provenance: Mapping[str, str]) -> None:
         save_checkpoint(path, self.model, self.tokenizer, provenance, half=self._config.half)

@@ -268,6 +268,10 @@ def check_data(config: TrainConfig) -> None:
     if not config.datasets:
         raise InputError("datasets", "is empty", "expected at least one")
     for data in (*config.datasets, *config.validate):
+        images = getattr(data, "image_root", None)
+        if images is not None and images.resolve() == config.work_dir.resolve():
+            what = "is the folder of the images"
+            raise InputError(config.work_dir, what, "expected another work_dir: curves.png would be one of them")
         for name in ("annotations", "label_map", "image_root"):
             path = getattr(data, name, None)
             if path is not None and not path.exists():
@@ -335,6 +339,11 @@ def _losses(run: TrainingState, batch: Batch, device: torch.device) -> dict[str,
         return run.parallel(batch.to(device), run.step)
     except FloatingPointError as error:
         raise TrainingFailed(f"step {run.step}: {error}") from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):  # of a batch norm, for a map of one pixel
+            raise
+        what = f"makes images so small that a feature map of a batch of {len(batch.targets)} has one pixel"
+        raise InputError("augment", what, "expected larger short_sides and max_long_side") from error
 
 
 def _shares(batches: Sequence[Batch], device: torch.device) -> Tensor:

@@ -21,7 +21,15 @@ def multiplier_of(name: str, multipliers: Mapping[str, float]) -> float:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """One parameter group for each learning rate and decay; frozen parameters are left out."""
+    """One parameter group for each learning rate and decay; frozen parameters are left out.
+
+    Raises InputError for a multiplier that applies to no parameter, unless it is a default one.
+    """
+    for key in config.multipliers.keys() - OptimizerConfig().multipliers.keys():
+        if not any(key in name for name, _ in model.named_parameters()):
+            names = (name.removeprefix("model.").split(".")[0] for name, _ in model.named_parameters())
+            what = f"no parameter's name contains '{key}'"
+            raise InputError("optimizer.multipliers", what, f"expected one of {', '.join(dict.fromkeys(names))}")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

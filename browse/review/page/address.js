@@ -27,8 +27,8 @@ function remembered() {
 // Opens the page whose token the server accepts.
 async function enter() {
   for (const token of remembered()) {
-    const answer = await fetch(`/${token}/progress`).catch(() => null);
-    if (answer?.ok) return location.replace(`/${token}/${location.hash}`);
+    const response = await fetch(`/${token}/progress`).catch(() => null);
+    if (response?.ok) return location.replace(`/${token}/${location.hash}`);
   }
 }
 

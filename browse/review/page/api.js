@@ -11,21 +11,21 @@ export class RequestError extends Error {
 }
 
 // The JSON at an address; with a body, POSTs it.
-export async function ask(path, body) {
+export async function request(path, body) {
   const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   for (let attempt = 0; ; attempt += 1) {
-    let answer;
+    let response;
     try {
-      answer = await fetch(path, options);
+      response = await fetch(path, options);
     } catch {
       throw new RequestError(0, "The server does not respond. Is it still running?");
     }
-    if (answer.status === 503 && attempt < RETRIES) {
+    if (response.status === 503 && attempt < RETRIES) {
       await new Promise((done) => setTimeout(done, RETRY_AFTER));
       continue;
     }
-    const payload = await answer.json().catch(() => ({ error: `The server responded with status ${answer.status}.` }));
-    if (!answer.ok) throw new RequestError(answer.status, payload.error);
+    const payload = await response.json().catch(() => ({ error: `The server responded with status ${response.status}.` }));
+    if (!response.ok) throw new RequestError(response.status, payload.error);
     return payload;
   }
 }

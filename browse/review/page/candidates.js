@@ -1,10 +1,10 @@
 // The model's boxes below the threshold, drawn faintly. Each class has a slider; a key or click adds a box.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { byId, make, makeRow, many, showStatus } from "./dom.js";
 import { change } from "./edits.js";
 import { iou } from "./geometry.js";
-import { kinds, kindWord, state, tell, listen } from "./state.js";
+import { kinds, kindWord, state, notify, listen } from "./state.js";
 
 const SAME = 0.7; // IoU with a box of its class above which a candidate is a duplicate
 const START = 0.6; // the slider begins at this share of the threshold
@@ -24,14 +24,14 @@ export async function loadCandidates() {
   if (!state.overview.candidates) return;
   ghosts.loading = true;
   try {
-    const { candidates } = await ask(`lines/${line.number}/candidates`);
+    const { candidates } = await request(`lines/${line.number}/candidates`);
     if (state.line !== line) return; // another line is shown now
     state.candidates = candidates;
   } catch (error) {
     showStatus(`no candidates: ${error.message}`, true);
   }
   ghosts.loading = false;
-  tell("candidates");
+  notify("candidates");
 }
 
 export function floorOf(name) {
@@ -75,12 +75,12 @@ export function takeAll() {
 
 export function toggle() {
   ghosts.shown = !ghosts.shown;
-  tell("candidates");
+  notify("candidates");
 }
 
 export function moveFloors(direction) {
   for (const { name } of kinds()) setFloor(name, floorOf(name) + direction * STEP);
-  tell("candidates");
+  notify("candidates");
 }
 
 function setFloor(name, score) {
@@ -114,7 +114,7 @@ function sliderRow(kind) {
   slider.setAttribute("aria-label", `minimum score of the candidates shown for ${kind.name}`);
   slider.addEventListener("input", () => {
     setFloor(kind.name, Number(slider.value));
-    tell("candidates");
+    notify("candidates");
   });
   const words = make("span", "everywhere");
   words.title = "number of boxes above this threshold in all images, without duplicates";
@@ -144,7 +144,7 @@ async function loadCounts(label) {
   if (!overview.counts || kindWord() === "phrase" || counts.has(label)) return;
   counts.set(label, null); // being requested
   for (;;) {
-    const found = await ask(`counts/${label}`).catch(() => null);
+    const found = await request(`counts/${label}`).catch(() => null);
     if (!found) return counts.delete(label);
     counts.set(label, found);
     showEverywhere();

@@ -96,12 +96,12 @@ export class Canvas {
   }
 
   async explain(line, address) {
-    const answer = await fetch(address).catch(() => null);
-    if (answer?.status === 503 || answer?.ok) {
+    const response = await fetch(address).catch(() => null);
+    if (response?.status === 503 || response?.ok) {
       setTimeout(() => { if (state.line === line) this.loadPicture(line); }, RETRY);
       return;
     }
-    const message = answer ? (await answer.json().catch(() => ({}))).error : "the server does not respond";
+    const message = response ? (await response.json().catch(() => ({}))).error : "the server does not respond";
     if (state.line !== line) return;
     this.note.className = "broken";
     this.note.textContent = `This picture cannot be shown, so it cannot be accepted. Press s to skip it. ${message ?? ""}`;

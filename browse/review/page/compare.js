@@ -1,8 +1,8 @@
 // Draws the boxes of another label file over these: gained, lost, moved or relabelled; right or wrong.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { byId, make, showStatus } from "./dom.js";
-import { state, tell } from "./state.js";
+import { state, notify } from "./state.js";
 
 // change -> [word, colour]; black text is legible on every colour
 const CHANGES = {
@@ -25,11 +25,11 @@ export async function loadComparison() {
   state.comparison = null;
   byId("comparison").hidden = true;
   if (!shown || !state.overview.other || !line) return;
-  const { comparison } = await ask(`lines/${line.number}/comparison`).catch(() => ({ comparison: null }));
+  const { comparison } = await request(`lines/${line.number}/comparison`).catch(() => ({ comparison: null }));
   if (!comparison || state.line !== line) return;
   state.comparison = comparison;
   showCounts();
-  tell("boxes");
+  notify("boxes");
 }
 
 function showCounts() {
@@ -54,5 +54,5 @@ export function toggleComparison() {
   if (shown) return loadComparison();
   byId("comparison").hidden = true;
   state.comparison = null;
-  tell("boxes");
+  notify("boxes");
 }

@@ -1,6 +1,6 @@
 // A grid with the crops of many objects, to select several and act on all of them at once.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { byId, make, many, showBanner, showStatus } from "./dom.js";
 import * as history from "./history.js";
 import { goToLine } from "./navigation.js";
@@ -46,7 +46,7 @@ async function load(keep = false) {
   let list;
   let rows = [];
   try {
-    list = await ask("crops", body);
+    list = await request("crops", body);
     for (let start = 0; start < Math.min(end, list.count); start += WINDOW) rows = rows.concat(await fetchRows(list, start));
   } catch (error) {
     return showBanner(error.message);
@@ -65,7 +65,7 @@ async function load(keep = false) {
 }
 
 async function fetchRows(list, start) {
-  return (await ask(`crops/${list.crops}/rows?start=${start}&count=${WINDOW}`)).rows;
+  return (await request(`crops/${list.crops}/rows?start=${start}&count=${WINDOW}`)).rows;
 }
 
 async function more() {
@@ -138,7 +138,7 @@ export async function act(action, of = null) {
   if (!items.length) return showStatus("nothing is selected");
   showStatus("saving …");
   try {
-    const done = await ask("crops/change", { action, of, items });
+    const done = await request("crops/change", { action, of, items });
     history.push(`${action} of ${many(items.length, "crop")}`, done.before.map(plain), done.after.map(plain));
     take({ lines: done.after, progress: done.progress });
     showStatus(`${DONE[action]} ${many(items.length, "box")} in ${many(done.after.length, "image")}; z: undo`);

@@ -1,11 +1,11 @@
 // Changes to the current line. Each is saved at once and can be undone.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { showBanner, showStatus } from "./dom.js";
 import { rounded } from "./geometry.js";
 import * as history from "./history.js";
 import { changeTo, flush, save } from "./saving.js";
-import { kinds, kindWord, snapshot, state, tell } from "./state.js";
+import { kinds, kindWord, snapshot, state, notify } from "./state.js";
 
 let copied = null; // a box, {box, of, ignore}
 
@@ -17,8 +17,8 @@ export function change(label, edit, wanted = state.line?.state === "accepted" ? 
   Object.assign(state.line, { state: wanted, earlier: false });
   const after = snapshot();
   history.push(label, [before], [after]);
-  tell("boxes");
-  tell("progress");
+  notify("boxes");
+  notify("progress");
   return save([changeTo(after)]);
 }
 
@@ -59,7 +59,7 @@ export function changeBox(index, box) {
 
 export function createBox(box, of = state.kind, ignore = false) {
   if (of === null) {
-    tell("boxes");
+    notify("boxes");
     return showBanner("First select the words of the caption that the box belongs to, then draw it.");
   }
   change("new box", () => {
@@ -85,7 +85,7 @@ export function toggleIgnore() {
 // Sets the class or phrase of the selected box and of new boxes.
 export function setKind(of) {
   state.kind = of;
-  if (state.selected === null || state.boxes[state.selected].of === of) return tell("selection");
+  if (state.selected === null || state.boxes[state.selected].of === of) return notify("selection");
   change(kindWord(), () => { state.boxes[state.selected] = { ...state.boxes[state.selected], of, score: null }; });
 }
 
@@ -93,7 +93,7 @@ export function addPhrase(start, end) {
   const text = Array.from(state.line.caption).slice(start, end).join("");
   state.phrases.push({ texts: [text], spans: [[start, end]] });
   setKind(state.phrases.length - 1);
-  tell("boxes");
+  notify("boxes");
 }
 
 export function nudge(key, corner) {
@@ -129,7 +129,7 @@ export function pasteBox() {
 export function select(index) {
   state.selected = index;
   if (index !== null) state.kind = state.boxes[index].of;
-  tell("selection");
+  notify("selection");
 }
 
 export function selectNext(step) {
@@ -142,10 +142,10 @@ export function selectNext(step) {
 
 export async function addCategory(name) {
   try {
-    const { categories } = await ask("categories", { name });
+    const { categories } = await request("categories", { name });
     state.overview.categories = categories;
     const added = categories.find((each) => each.name === name.trim());
-    tell("boxes");
+    notify("boxes");
     if (added) setKind(added.label);
   } catch (error) {
     showBanner(error.message);

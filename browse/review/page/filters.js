@@ -43,7 +43,7 @@ function fill(select, pairs) {
   select.replaceChildren(...pairs.map(([value, text]) => Object.assign(make("option", "", text), { value })));
 }
 
-function asked() {
+function queryOfBar() {
   const number = (id, otherwise) => (byId(id).value === "" ? otherwise : Number(byId(id).value));
   const all = {
     text: byId("filter-text").value.trim(), label: Number(byId("filter-label").value),
@@ -57,7 +57,7 @@ function asked() {
 async function apply() {
   if (byId("filter-order").value === "diverse" && state.query.order !== "diverse") showStatus("comparing the images …");
   try {
-    await openView(asked());
+    await openView(queryOfBar());
   } catch (error) {
     showBanner(error.message);
   }

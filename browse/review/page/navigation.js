@@ -1,12 +1,12 @@
 // Moves from image to image in the view that the filter bar selects.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { loadCandidates } from "./candidates.js";
 import { loadComparison } from "./compare.js";
 import { byId, many, showBanner, showStatus } from "./dom.js";
 import { touches } from "./geometry.js";
 import { flush, isUnsaved, remember } from "./saving.js";
-import { state, tell } from "./state.js";
+import { state, notify } from "./state.js";
 
 const CHECK = 500; // milliseconds between checks of how much of a long file has been read
 
@@ -20,7 +20,7 @@ export async function openView(query, stay = true) {
   const mine = (opening += 1);
   let view;
   try {
-    view = await ask("views", query);
+    view = await request("views", query);
   } finally {
     clearInterval(waiting);
     showStatus("");
@@ -30,8 +30,8 @@ export async function openView(query, stay = true) {
   const number = state.line?.number;
   const kept = stay && number !== undefined ? (await askView(`position?number=${number}`)).position : null;
   state.position = kept;
-  tell("view");
-  tell("progress");
+  notify("view");
+  notify("progress");
   if (!view.count) {
     begin(); // nothing is shown, and what is still loading is not either
     state.left = null;
@@ -44,20 +44,20 @@ export async function openView(query, stay = true) {
 // Requests data of the view; after a restart of the server the view is opened again.
 async function askView(rest) {
   try {
-    return await ask(`views/${state.view.view}/${rest}`);
+    return await request(`views/${state.view.view}/${rest}`);
   } catch (error) {
     if (error.status !== 410) throw error;
-    state.view = await ask("views", state.query);
-    return ask(`views/${state.view.view}/${rest}`);
+    state.view = await request("views", state.query);
+    return request(`views/${state.view.view}/${rest}`);
   }
 }
 
 async function showReading() {
-  const { known, total, compared, progress } = await ask("progress").catch(() => state.overview);
+  const { known, total, compared, progress } = await request("progress").catch(() => state.overview);
   if (known < total) showStatus(`reading the lines: ${Math.floor((100 * known) / total)} %`);
   else if (compared !== null && compared < total) showStatus(`comparing the lines: ${Math.floor((100 * compared) / total)} %`);
   state.progress = progress;
-  tell("progress");
+  notify("progress");
 }
 
 // The line at a position of the view.
@@ -97,7 +97,7 @@ function begin() {
   state.selected = null;
   state.candidates = [];
   state.comparison = null;
-  tell("line");
+  notify("line");
   return going;
 }
 
@@ -116,7 +116,7 @@ function fail(error, mine) {
 async function load(number, position, mine) {
   let line;
   try {
-    line = await ask(`lines/${number}`);
+    line = await request(`lines/${number}`);
   } catch (error) {
     if (mine === going && error.status === 422) showBroken(number, position, error.message);
     else throw error;
@@ -127,7 +127,7 @@ async function load(number, position, mine) {
   showStatus("");
   show(line, position);
   state.progress = line.progress;
-  tell("progress");
+  notify("progress");
   preload(position);
 }
 
@@ -145,7 +145,7 @@ export function show(line, position) {
   if (line.caption !== null) state.kind = line.phrases.length ? 0 : null;
   else state.kind ??= state.overview.categories[0]?.label ?? null;
   history.replaceState(null, "", `#${line.number + 1}`);
-  tell("line");
+  notify("line");
   if (state.outside) showBanner(`Boxes entirely outside the image were left out: ${state.outside}.`);
   loadCandidates();
   loadComparison();
@@ -157,8 +157,8 @@ export function restore({ state: was, earlier, boxes, phrases }) {
   state.boxes = boxes;
   state.phrases = phrases.length ? phrases : state.line.phrases;
   state.selected = null;
-  tell("boxes");
-  tell("progress");
+  notify("boxes");
+  notify("progress");
 }
 
 // A line that is not a valid record: nothing to review, but navigation still works.
@@ -167,7 +167,7 @@ function showBroken(number, position, message) {
   heading = null;
   state.left = null;
   history.replaceState(null, "", `#${number + 1}`);
-  tell("line");
+  notify("line");
   showBanner(`This line cannot be reviewed. ${message}`);
 }
 

@@ -1,7 +1,7 @@
 // Entry point of the review page. The server (browse/review/app.py) checks and saves the changes.
 
 import { remember } from "./address.js";
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { Canvas } from "./canvas.js";
 import { startCandidates } from "./candidates.js";
 import { startCaption } from "./caption.js";
@@ -23,7 +23,7 @@ const LISTENING = 700; // milliseconds between checks of how much of a long file
 async function start() {
   restoreTheme();
   try {
-    state.overview = await ask("overview");
+    state.overview = await request("overview");
   } catch (error) {
     return showBanner(error.message);
   }
@@ -69,7 +69,7 @@ async function openFirst() {
 // The counts grow while a long file is read in the background.
 function watchReading() {
   const timer = setInterval(async () => {
-    const now = await ask("progress").catch(() => null);
+    const now = await request("progress").catch(() => null);
     if (!now) return;
     byId("reading").hidden = now.known >= now.total;
     byId("reading").textContent = `reading the lines: ${Math.floor((100 * now.known) / now.total)} %`;

@@ -1,8 +1,8 @@
 // Saves changes, one request at a time. Changes that cannot be sent are retried and never silently lost.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { showBanner, showStatus } from "./dom.js";
-import { state, tell } from "./state.js";
+import { state, notify } from "./state.js";
 
 const RETRY = 3000; // milliseconds
 
@@ -50,9 +50,9 @@ async function send() {
   while (waiting.length) {
     const batch = waiting.slice(0, 200);
     const changes = batch.map((each) => ({ ...each, revision: revisions.get(each.number) }));
-    let answer;
+    let response;
     try {
-      answer = await ask("lines", { changes });
+      response = await request("lines", { changes });
     } catch (error) {
       if (error.status === 0 || error.status >= 500) {
         showStatus("NOT SAVED", true);
@@ -67,7 +67,7 @@ async function send() {
       continue;
     }
     drop(batch);
-    take(answer);
+    take(response);
   }
 }
 
@@ -92,5 +92,5 @@ export function take({ lines, progress }) {
   showStatus("saved");
   if (failing) showBanner("");
   failing = false;
-  tell("progress");
+  notify("progress");
 }

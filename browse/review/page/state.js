@@ -1,18 +1,18 @@
-// What the page knows, and who is told when it changes.
+// What the page knows, and who is notified when it changes.
 
 export const state = {
-  overview: null, // what "overview" gives
-  query: null, // what the filter bar asks for
+  overview: null, // the response of "overview"
+  query: null, // the query of the filter bar
   view: null, // {view, count, open}: the lines that it shows
-  position: null, // of the shown line in the view; null where the view does not show it
-  line: null, // what "lines/N" gives; null while one loads
+  position: null, // of the shown line in the view; null if the view does not contain it
+  line: null, // the response of "lines/N"; null while it loads
   boxes: [], // of the line as they are now, [{box, of, score, ignore}]
   phrases: [], // of a caption, [{texts, spans}]
-  outside: 0, // boxes of the line that lie wholly outside its image: they are left out
+  outside: 0, // boxes of the line that lie wholly outside its image: these are left out
   selected: null, // position of a box, or null
   kind: null, // what a new box is: a label, or for a caption the position of a phrase
   candidates: [], // the model's boxes that did not become labels
-  comparison: null, // the other label file's boxes, and what became of each
+  comparison: null, // the other label file's boxes, and the change of each
   progress: null, // how many lines are in each state
 };
 
@@ -23,7 +23,7 @@ export function listen(what, act) {
   listeners[what].push(act);
 }
 
-export function tell(what) {
+export function notify(what) {
   for (const act of listeners[what]) act();
 }
 

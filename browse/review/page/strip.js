@@ -1,6 +1,6 @@
 // The list of images. Only those in sight are in the document, and their names are fetched as they come into sight.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { byId, make } from "./dom.js";
 import { listen, state } from "./state.js";
 
@@ -17,7 +17,7 @@ export class Strip {
     this.frame = byId("strip");
     this.inside = byId("strip-inside");
     this.rows = new Map(); // position -> what views/V/rows gives
-    this.asked = new Set(); // windows that are on their way
+    this.requested = new Set(); // windows that are being loaded
     this.items = new Map(); // position -> element
     this.frame.addEventListener("scroll", () => this.draw());
     new ResizeObserver(() => this.draw()).observe(this.frame);
@@ -29,7 +29,7 @@ export class Strip {
   // Another view.
   reset() {
     this.rows.clear();
-    this.asked.clear();
+    this.requested.clear();
     for (const item of this.items.values()) item.remove();
     this.items.clear();
     this.inside.style.height = `${Math.min(TALLEST, state.view.count * HEIGHT)}px`;
@@ -85,18 +85,18 @@ export class Strip {
   async fetch(first, last) {
     for (let start = first - (first % WINDOW); start < last; start += WINDOW) {
       const { view } = state;
-      if (this.asked.has(start) || this.rows.has(start)) continue;
-      this.asked.add(start);
+      if (this.requested.has(start) || this.rows.has(start)) continue;
+      this.requested.add(start);
       try {
-        const { rows } = await ask(`views/${view.view}/rows?start=${start}&count=${WINDOW}`);
+        const { rows } = await request(`views/${view.view}/rows?start=${start}&count=${WINDOW}`);
         if (view !== state.view) return;
         if (this.rows.size > KEPT) this.rows.clear();
         rows.forEach((row, index) => this.rows.set(start + index, row));
         this.draw();
       } catch {
-        // the next scroll asks again; what is wrong is said where a line is opened
+        // the next scroll requests them again; errors are shown when a line is opened
       } finally {
-        this.asked.delete(start);
+        this.requested.delete(start);
       }
     }
   }

@@ -46,7 +46,7 @@ def _add_convert(commands) -> None:
     parser.add_argument(
         "--join-names",
         action="store_true",
-        help="one label for names that a detector cannot tell apart: Cat and cat, bat (animal) and bat (sports)",
+        help="one label for names that a detector cannot distinguish: Cat and cat, bat (animal) and bat (sports)",
     )
     parser.add_argument("--sample", type=int, metavar="N", help="keep N random images")
     parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="split the images at random into OUT_A, OUT_B …")

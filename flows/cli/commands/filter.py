@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from flows.cli.arguments import add_settings, command, names, tell
+from flows.cli.arguments import add_settings, command, names, print_problems
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from formats.io.errors import InputError
 from formats.io.plurals import many
@@ -96,7 +96,7 @@ def _filter(options: argparse.Namespace) -> int:
     of_whom = f" ({by_person} of them a person's)" if result.counts["reviewed"] else ""
     print(f"{boxes}{of_whom} in {many(result.counts['lines'], 'line')}: {result.labels}")
     print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
-    tell(quarantine.quarantine_summary(result.quarantined, result.meta))
+    print_problems(quarantine.quarantine_summary(result.quarantined, result.meta))
     return 0
 
 

@@ -13,8 +13,8 @@ from flows.cli.arguments import (
     add_settings,
     command,
     names,
+    print_problems,
     settings_of,
-    tell,
 )
 from flows.cli.commands import filter
 from flows.labelling.settings import Execution, LabellingSettings, Workers
@@ -80,7 +80,7 @@ def _self_train(options: argparse.Namespace) -> int:
     result = self_train(read_self_train(options.config, tuple(overrides_of(options, "train."))), _print_event)
     print(status(result.summary.parent))
     print(f"report:  {result.summary.with_name(REPORT_NAME)}")
-    tell(quarantine.quarantine_summary(result.quarantined, metadata_path(result.rounds[-1].labels)))
+    print_problems(quarantine.quarantine_summary(result.quarantined, metadata_path(result.rounds[-1].labels)))
     return 0
 
 
@@ -124,7 +124,7 @@ def _bootstrap(options: argparse.Namespace) -> int:
     else:
         made = bootstrap_od(options.images, names(options.categories), options.out, overwrite=overwrite)
     print(f"{many(made.lines, 'line')}: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
-    tell(quarantine.quarantine_summary(made.quarantined, made.annotations))
+    print_problems(quarantine.quarantine_summary(made.quarantined, made.annotations))
     return 0
 
 
@@ -183,5 +183,5 @@ def _infer(options: argparse.Namespace) -> int:
     infer(manifest, workers=workers, batch_size=options.batch_size, executor=executor)
     labelled = f"{many(len(manifest.shards), 'shard')}: {manifest.work_dir}"
     print(f"{labelled}; next: groundhog filter {quote(str(manifest.work_dir))}")
-    tell(quarantine.quarantine_summary(problems_of(manifest), manifest.work_dir / "candidates"))
+    print_problems(quarantine.quarantine_summary(problems_of(manifest), manifest.work_dir / "candidates"))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flows.cli.arguments import add_overrides, command, quoted, tell
+from flows.cli.arguments import add_overrides, command, print_problems, quoted
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
 
@@ -45,7 +45,7 @@ def _train(options: argparse.Namespace) -> int:
         try:
             check_data(config.with_folder())
         except InputError as error:  # memory may be planned before the data are there
-            tell(f"training would end with: {error}")
+            print_problems(f"training would end with: {error}")
     else:
         print(describe_training(train_config(options.config, overrides, options.resume)))
     return 0

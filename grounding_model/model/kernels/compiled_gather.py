@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("gather.cpp")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 BUILD_SECONDS = 60
+SWITCHED_OFF = ("0", "false", "no", "off")  # values of GROUNDHOG_COMPILE
+DIGEST_BYTES = hashlib.sha256().digest_size  # after the code in the library file; the loader ignores what follows it
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
 
@@ -122,32 +125,53 @@ def _call(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Non
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled loop, from the user's cache if an earlier process built it; None if it cannot be built."""
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None or os.environ.get("GROUNDHOG_COMPILE") == "0":
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    if os.environ.get("GROUNDHOG_COMPILE", "").lower() in SWITCHED_OFF or not compiler or not shutil.which(compiler[0]):
         return None
     try:
         loaded = ctypes.CDLL(str(_built(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.info("cannot compile the sampling loop, using the slower plain one: %s", error)
+        for name in (*NAMES.values(), BACKWARD):
+            function, pointers = getattr(loaded, name), 9 if name == BACKWARD else 6
+            function.argtypes, function.restype = [POINTER] * pointers + [LONG] + [INT] * 5, None
+    except (OSError, subprocess.SubprocessError, RuntimeError, AttributeError) as error:
+        details = getattr(error, "stderr", None) or b""
+        logger.info(
+            "cannot compile the sampling loop, using the slower plain one: %s %s",
+            error,
+            details.decode(errors="replace"),
+        )
         return None
-    for name in (*NAMES.values(), BACKWARD):
-        function, pointers = getattr(loaded, name), 9 if name == BACKWARD else 6
-        function.argtypes, function.restype = [POINTER] * pointers + [LONG] + [INT] * 5, None
     return loaded
 
 
-def _built(compiler: str) -> Path:
-    """The library file. Its name contains a digest of what it depends on: the source, the compiler, the CPU."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=BUILD_SECONDS).stdout
-    parts = (SOURCE.read_bytes(), version, " ".join(FLAGS).encode(), repr(torch.cpu.get_capabilities()).encode())
+def _built(compiler: Sequence[str]) -> Path:
+    """The library file. Its name contains a digest of what it depends on: the source, the compiler, the CPU.
+
+    Raises RuntimeError where the user has no home folder.
+    """
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=BUILD_SECONDS).stdout
+    options = " ".join((*compiler, *FLAGS)).encode()
+    parts = (SOURCE.read_bytes(), version, options, repr(torch.cpu.get_capabilities()).encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundhog"
     path = folder / f"gather-{digest}.so"
-    if not path.exists():
+    if not _is_whole(path):
+        logger.info("compiling the sampling loop for this machine, once: %s", path)
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder) as temporary:
             built = Path(temporary) / path.name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(built)]
+            command = [*compiler, *FLAGS, str(SOURCE), "-o", str(built)]
             subprocess.run(command, capture_output=True, check=True, timeout=BUILD_SECONDS)
+            code = built.read_bytes()
+            built.write_bytes(code + hashlib.sha256(code).digest())
             built.replace(path)  # atomic: another process may be building it too
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file ends in the digest of what precedes it. Loading a truncated library would crash the process."""
+    if not path.is_file():
+        return False
+    content = path.read_bytes()
+    code, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    return hashlib.sha256(code).digest() == digest

@@ -1,4 +1,4 @@
-"""Draws boxes in colours that show a comparison: with the ground truth, or with other labels."""
+"""Compares the boxes of an image with its ground truth or other labels, and draws them coloured by the result."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ AGAINST_TRUTH: Mapping[str, tuple[str, Colour]] = {
     "moved": ("shifted", AMBER),
     "relabelled": ("wrong name", VIOLET),
 }
-# A predicted box counts as right at the IoU of AP50 or more.
-JUDGED = {**AGAINST_TRUTH, "moved": AGAINST_TRUTH["same"]}
-JUDGED_LEGEND = tuple((word, css_of(colour)) for word, colour in dict.fromkeys(JUDGED.values()))
+# Against the ground truth, a box with the IoU of AP50 or more counts as right.
+CORRECTNESS = {**AGAINST_TRUTH, "moved": AGAINST_TRUTH["same"]}
+CORRECTNESS_LEGEND = tuple((word, css_of(colour)) for word, colour in dict.fromkeys(CORRECTNESS.values()))
 _UNNAMED = ("same", "right")  # not written on the boxes: the colour is enough
 
 
-class Verdicts(NamedTuple):
+class BoxChanges(NamedTuple):
     """The change of each box, in the order of the records: keys of the tables above, or "ignored"."""
 
     ours: list[str]
@@ -48,7 +48,7 @@ class Verdicts(NamedTuple):
         return sum(each in changes for each in (*self.ours, *(each for each in self.others if each == "lost")))
 
 
-def verdicts(ours: Record, others: Record, excused: bool = True) -> Verdicts:
+def box_changes(ours: Record, others: Record, excused: bool = True) -> BoxChanges:
     """Compares two records of one image. Ignored boxes of either side count as neither right, wrong nor missed.
 
     excused: one of our boxes that matches an ignored one of the others is not wrong, as in the metrics.
@@ -56,7 +56,7 @@ def verdicts(ours: Record, others: Record, excused: bool = True) -> Verdicts:
     mine, theirs = named_boxes(ours), named_boxes(others)
     counting = [[index for index, each in enumerate(side) if not each["ignore"]] for side in (mine, theirs)]
     changes = compared([mine[index] for index in counting[0]], [theirs[index] for index in counting[1]])
-    found = Verdicts(["ignored"] * len(mine), ["ignored"] * len(theirs))
+    found = BoxChanges(["ignored"] * len(mine), ["ignored"] * len(theirs))
     for side, places, became in zip(found, counting, (changes["ours"], changes["others"])):
         for index, change in zip(places, became):
             side[index] = change
@@ -69,7 +69,7 @@ def verdicts(ours: Record, others: Record, excused: bool = True) -> Verdicts:
     return found
 
 
-def draw_judged(
+def draw_changes(
     image: np.ndarray, record: Record, changes: Sequence[str], table: Mapping[str, tuple[str, Colour]]
 ) -> np.ndarray:
     """(H, W, 3) uint8 RGB with the record's boxes in the colours of a table above. changes: one per box."""

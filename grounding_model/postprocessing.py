@@ -41,11 +41,11 @@ class LabelScoring(NamedTuple):
     """Turns the scores of a caption's L tokens into scores of its labels. Tensors are on the model's device.
 
     mean: (L', E) weight of each of the first L' tokens in each entity's mean; None for an expression.
-    places: (E,) int64, index into labels for each entity. labels: (C,) int64, ascending.
+    columns: (E,) int64, index into labels for each entity. labels: (C,) int64, ascending.
     """
 
     mean: Tensor | None
-    places: Tensor
+    columns: Tensor
     labels: Tensor
 
     @classmethod
@@ -56,8 +56,8 @@ class LabelScoring(NamedTuple):
         mean = torch.zeros(max(map(max, tokens)) + 1, len(tokens))
         for entity, columns in enumerate(tokens):
             mean[list(columns), entity] = 1 / len(columns)
-        unique, places = torch.tensor(labels).unique(return_inverse=True)
-        return cls(*(tensor.to(device, non_blocking=True) for tensor in (mean, places, unique)))
+        unique, columns = torch.tensor(labels).unique(return_inverse=True)
+        return cls(*(tensor.to(device, non_blocking=True) for tensor in (mean, columns, unique)))
 
 
 def label_scores(logits: Tensor, scoring: LabelScoring) -> Tensor:
@@ -70,9 +70,9 @@ def label_scores(logits: Tensor, scoring: LabelScoring) -> Tensor:
         return probabilities.amax(dim=-1, keepdim=True)
     entities = probabilities[..., : len(scoring.mean)] @ scoring.mean
     if entities.shape[-1] == len(scoring.labels):  # every entity has its own label
-        return torch.empty_like(entities).index_copy(-1, scoring.places, entities)
+        return torch.empty_like(entities).index_copy(-1, scoring.columns, entities)
     scores = entities.new_zeros(*entities.shape[:-1], len(scoring.labels))
-    return scores.scatter_reduce(-1, scoring.places.expand_as(entities), entities, "amax")
+    return scores.scatter_reduce(-1, scoring.columns.expand_as(entities), entities, "amax")
 
 
 def no_detections(columns: int) -> Detections:
@@ -97,14 +97,14 @@ def top_pairs(logits: Tensor, boxes: Tensor, scoring: LabelScoring, count: int, 
     return Detections(chosen, best, scoring.labels[column], all_scores)
 
 
-def detections_on_cpu(answers: Sequence[Detections]) -> list[Detections]:
+def detections_on_cpu(batches: Sequence[Detections]) -> list[Detections]:
     """Copies all results at once: the only point where a batch waits for the device.
 
     Raises InputError for NaN in the output, since such a model would silently find nothing in any image.
     """
-    copies = [Detections(*(tensor.to("cpu", non_blocking=True) for tensor in answer)) for answer in answers]
-    if answers and answers[0].boxes.is_cuda:
-        torch.cuda.current_stream(answers[0].boxes.device).synchronize()
+    copies = [Detections(*(tensor.to("cpu", non_blocking=True) for tensor in each)) for each in batches]
+    if batches and batches[0].boxes.is_cuda:
+        torch.cuda.current_stream(batches[0].boxes.device).synchronize()
     if any(copy.boxes.isnan().any() for copy in copies):
         raise InputError(
             "weights", "the model's output contains NaN", "expected weights from a training that did not diverge"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flows.audit import defaults
-from flows.policies.calibration import judge_boxes
+from flows.policies.calibration import correct_boxes
 from formats.boxes import best_pairs, boxes_by_name, pairwise_iou
 from formats.record import Box, Record
 
@@ -55,7 +55,7 @@ def _best_first(box: ScoredBox) -> float:
     return 1.0 if box.score is None else -box.score
 
 
-def judge_labels(labels: Record, reviewed: Record, iou: float = defaults.IOU) -> dict[str, Outcome]:
+def label_outcomes(labels: Record, reviewed: Record, iou: float = defaults.IOU) -> dict[str, Outcome]:
     """Compares labels with the reviewed record of the image; an outcome for each category with labels or objects.
 
     A label is right if its IoU with an object of its category is at least `iou`; each object is matched once, as in
@@ -80,8 +80,8 @@ def confused_labels(labels: Record, reviewed: Record, iou: float = defaults.IOU)
     missed: list[tuple[str, Box]] = []
     for name in sorted(labelled.keys() | objects.keys()):
         boxes, there = [each.box for each in labelled.get(name, [])], objects.get(name, [])
-        right = judge_boxes(boxes, there, iou)
-        found = judge_boxes(there, [box for box, ok in zip(boxes, right) if ok], iou)
+        right = correct_boxes(boxes, there, iou)
+        found = correct_boxes(there, [box for box, ok in zip(boxes, right) if ok], iou)
         wrong += [(name, box) for box, ok in zip(boxes, right) if not ok]
         missed += [(name, box) for box, ok in zip(there, found) if not ok]
     overlap = pairwise_iou([box for _, box in wrong], [box for _, box in missed])
@@ -91,7 +91,7 @@ def confused_labels(labels: Record, reviewed: Record, iou: float = defaults.IOU)
 
 def _outcome(labels: list[ScoredBox], objects: list[Box], everything: list[Box], iou: float) -> Outcome:
     boxes = [each.box for each in labels]
-    right = judge_boxes(boxes, objects, iou)
+    right = correct_boxes(boxes, objects, iou)
     counts = right | ~_on_ignored(boxes, objects, everything, iou)
     scores = np.array([np.nan if each.score is None else each.score for each in labels], float)
     return Outcome(scores[counts], right[counts], len(objects))
