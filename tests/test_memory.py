@@ -13,7 +13,7 @@ from flows.cli.command import main
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
 from grounding_model.data.augment import AugmentConfig
-from grounding_model.model.config import GLYPH_TINY
+from grounding_model.model.config import GLYPH_TINY, SwinBackbone
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.training import memory
 from grounding_model.training.config import TrainConfig
@@ -63,6 +63,13 @@ def test_what_does_not_depend_on_the_batch_is_counted_from_the_parameters(
     assert (two_images.gradients, two_images.optimizer, two_images.average) == (numbers, 2 * numbers, 0)
     assert numbers <= two_images.weights < 1.01 * numbers  # statistics of batch norms belong to them
     assert two_images.total == two_images.weights + 3 * numbers + two_images.activations
+
+
+def test_a_swin_transformer_is_estimated_too(two_images: MemoryEstimate) -> None:
+    backbone = SwinBackbone(embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), out_stages=(2, 3))
+    with torch.device("meta"):
+        model = GroundingModel(replace(SMALL, backbone=backbone))
+    assert 0 < estimate_memory(model, 2, SIZE, TOKENS, BOXES).activations < 10 * two_images.activations
 
 
 def test_nothing_is_allocated_and_the_model_stays_as_it_was(model: GroundingModel, two_images: MemoryEstimate) -> None:

@@ -42,10 +42,15 @@ def use_compiled_gather(model: GroundingModel) -> bool:
     """Replaces the plain sampling by the compiled loop, in place; returns whether the loop could be built."""
     if library() is None:
         return False
+    sample_compiled(model)
+    return True
+
+
+def sample_compiled(model: GroundingModel) -> None:
+    """use_compiled_gather, whether or not the loop can be built: for fake tensors, which never reach it."""
     for module in model.modules():
         if type(module) is DeformableAttention:
             module.__class__ = CompiledDeformableAttention
-    return True
 
 
 class CompiledDeformableAttention(DeformableAttention):
