@@ -27,7 +27,7 @@ from grounding_model.model.config import ModelConfig
 
 CONFIG_DIR = Path("configs")
 UNLABELLED_ROUNDS = 2
-LABELLED_ROUNDS = 0  # on photos, no significant gain of more was measured: docs/label_quality.md, "What rounds add"
+LABELLED_ROUNDS = 0  # on photos, more gained nothing: docs/label_quality.md, "What rounds add"
 AFTER_YOURS = "trainings after the one on your labels; after each, the other images are labelled again"
 MIN_TO_HOLD_BACK = 25  # labelled images; a fifth of fewer is too few to evaluate on, and would be missed in training
 NAMES_SHOWN = 10  # with the number of their boxes
