@@ -61,5 +61,5 @@ def test_a_killed_process_is_said_and_the_plan_resumes(source: Path, tmp_path: P
 
 def test_what_every_shard_would_say_is_said_once(source: Path, tmp_path: Path) -> None:
     manifest = planned(source, tmp_path / "work")
-    with pytest.raises(InputError, match="'tpu' cannot be used"):
+    with pytest.raises(InputError, match="'tpu' is not a device"):
         infer(manifest, executor=ProcessExecutor(("tpu",), progress=False))

@@ -68,6 +68,10 @@ def numbers_of(result: TrainResult) -> list[dict[str, float]]:
 
 def assert_equal(one: TrainResult, other: TrainResult) -> None:
     for step, (expected, found) in enumerate(zip(numbers_of(one), numbers_of(other), strict=True)):
+        # Where a sampling point lies on the border of two cells, a rounding error gives it the other cell's slope, so
+        # after the first step the norm is less alike than the losses are.
+        norms = [numbers.pop("gradient_norm") for numbers in (found, expected)]
+        assert norms[0] == pytest.approx(norms[1], rel=5e-3 if step else 1e-5)
         assert found == pytest.approx(expected, rel=1e-3 if step else 1e-5, abs=1e-6)
     expected, found = weights_of(one), weights_of(other)
     difference = torch.cat([(found[name] - value).abs().flatten() for name, value in expected.items()])
