@@ -168,16 +168,20 @@ def timed(function: Callable[..., Any], seconds: Counter[str], name: str) -> Cal
     return run
 
 
+def measured_functions(model: Any) -> list[tuple[Any, str]]:
+    """(module, class or object, name) of what a labelling calls for every batch."""
+    return [
+        (detecting, "read_for_model"), (model, "encode_image"), (model, "ground"),
+        (detecting._Labeller, "_detections"), (detecting._Labeller, "_records"), (detecting, "collate_pixels"),
+        (inferring, "_candidates"), (inferring, "write_candidates"), (inferring, "current_states"),
+        (inferring, "write_states"), (inferring, "missing_shards"), (inferring, "check_usable"),
+    ]  # fmt: skip
+
+
 def parts(case: Case) -> str:
     """CPU milliseconds an image of one labelling, four images at once."""
     seconds: Counter[str] = Counter()
-    functions = (
-        (detecting, "read_for_model"), (case.detector.model, "encode_image"), (case.detector.model, "ground"),
-        (detecting._Labeller, "_answers"), (detecting._Labeller, "_records"), (detecting, "collate_pixels"),
-        (inferring, "_candidates"), (inferring, "write_candidates"), (inferring, "current_states"),
-        (inferring, "write_states"), (inferring, "missing_shards"), (inferring, "check_usable"),
-    )  # fmt: skip
-    for owner, name in functions:
+    for owner, name in measured_functions(case.detector.model):
         setattr(owner, name, timed(getattr(owner, name), seconds, name.strip("_")))
     began = time.process_time()
     case.label(4)
