@@ -477,6 +477,13 @@ def leads_out(filename: str) -> bool:
     return False
 
 
+def check_images_exist(root: str | Path, filenames: Sequence[str], source: object, remedy: str) -> None:
+    """Raises InputError for files that are not in the folder. source: what names them, for the message."""
+    if missing := [filename for filename in filenames if not safe_join(root, filename).is_file()]:
+        what = f"does not contain {len(missing)} of {many(len(filenames), 'image')} of {source}, such as {missing[0]}"
+        raise InputError(root, what, remedy)
+
+
 def safe_join(root: str | Path, filename: str) -> Path:
     """root / filename, for file names from data files, which are not trusted.
 

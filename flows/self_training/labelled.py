@@ -18,7 +18,7 @@ from flows.training.mixture import count_images
 from formats import READERS
 from formats.convert import convert, guess_format, read_names
 from formats.dataset_names import label_map_beside, label_map_path, part_path
-from formats.images import image_size, list_images, safe_join
+from formats.images import check_images_exist, image_size, list_images, safe_join
 from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.io.plurals import many, verb
@@ -108,8 +108,7 @@ def import_labels(
     _refuse_other_names(source_format, labels, categories, options)
     summary = convert(source_format, "odvg", labels, out, categories=categories, **options)
     try:
-        _keep_labelled(labels, out)
-        records = list(read_odvg(out))
+        records = _keep_labelled(labels, out)
         _check_usable(records, labels, images)
         _check_sizes(records, labels, images)
         if not set(list_images(images)) - {record.filename for record in records}:
@@ -134,16 +133,19 @@ def _warn_of_scores(labels: Path, records: Sequence[Record]) -> None:
         )
 
 
-def _keep_labelled(labels: Path, out: Path) -> None:
-    """Removes lines without labels, whose images are labelled by the model like the others."""
+def _keep_labelled(labels: Path, out: Path) -> list[Record]:
+    """Removes lines without labels, whose images are labelled by the model like the others; returns what is left."""
     records = list(read_odvg(out))
     if any(record.caption is not None for record in records):
         raise InputError(labels, "has captions", "expected boxes with categories")
     left = [record for record in records if record.instances is not None]
-    if 0 < len(left) < len(records):
+    if not left:  # reported as labels without boxes
+        return records
+    if len(left) < len(records):
         count = many(len(records) - len(left), "line")
         logger.warning("%s: %s without labels left out, to be labelled like the others", labels, count)
         write_odvg(out, left)
+    return left
 
 
 def _check_sizes(records: Sequence[Record], labels: Path, images: Path) -> None:
@@ -180,11 +182,9 @@ def check_known_labels(labels: Path, images: Path, categories: Sequence[str], an
 
 def _check_usable(records: Sequence[Record], labels: Path, images: Path) -> None:
     """Raises InputError if a labelled image is not in the folder, or nothing is labelled."""
-    if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
-        what = f"does not contain {len(missing)} of {many(len(records), 'image')} of {labels}, such as {missing[0]}"
-        raise InputError(images, what, "expected file names relative to this folder")
-    counts = Counter(record.filename for record in records)
-    if twice := [name for name, count in counts.items() if count > 1]:
+    filenames = [record.filename for record in records]
+    check_images_exist(images, filenames, labels, "expected file names relative to this folder")
+    if twice := [name for name, count in Counter(filenames).items() if count > 1]:
         what = f"lists {many(len(twice), 'image')} more than once, such as {twice[0]}"
         raise InputError(labels, what, "expected one line for each image")
     if not any(not each.ignore for record in records for each in record.instances or ()):

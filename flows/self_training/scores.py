@@ -10,17 +10,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flows.distillation.comparison import shared_classes
-from flows.evaluation.benchmarks import Benchmark, BenchmarkData, GlyphQuestionData, file_hashes
+from flows.evaluation.benchmarks import BenchmarkData, GlyphQuestionData, file_hashes
 from flows.evaluation.config import SAMPLES_NAME, EvaluateConfig
 from flows.evaluation.evaluate import evaluate_benchmark
 from flows.evaluation.predictions import location_of
 from flows.evaluation.readers import open_benchmark, select_categories
 from flows.labelling.manifest import Manifest
 from flows.labelling.settings import Workers
-from formats.images import safe_join
+from formats.images import check_images_exist
 from formats.io.errors import InputError
 from formats.io.files import write_json
-from formats.io.plurals import first_of, many
+from formats.io.plurals import first_of
 from formats.io.storage import is_address
 from grounding_model.data.sources import GlyphData
 
@@ -70,19 +70,12 @@ def check_truth(
         benchmark = select_categories(open_benchmark(sample, Path(folder)), categories)
         location = location_of(truth)
         if not is_address(benchmark.image_root):
-            _check_images(benchmark, location)
+            filenames = sorted({record.filename for record in benchmark.records})
+            check_images_exist(benchmark.image_root, filenames, location, "expected the images of the evaluation data")
     if of_student and benchmark.names and not shared_classes(benchmark.names, of_student):
         some = first_of(benchmark.names, NAMED)
         remedy = f"expected some of the student's: {', '.join(of_student)}"
         raise InputError(location, f"its categories are {some}", remedy)
-
-
-def _check_images(benchmark: Benchmark, location: object) -> None:
-    names = {record.filename for record in benchmark.records}
-    missing = sorted(name for name in names if not safe_join(benchmark.image_root, name).is_file())
-    if missing:
-        what = f"does not contain {len(missing)} of {many(len(names), 'image')} of {location}, such as {missing[0]}"
-        raise InputError(benchmark.image_root, what, "expected the images of the evaluation data")
 
 
 def samples_path(evaluation: Path) -> Path:
