@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from formats.io.errors import InputError
 from formats.io.toml_config import read_config, write_config
 from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.sources import OdvgData
+from grounding_model.model.kernels.compiled_gather import library
 from grounding_model.training.config import FromScratch, TrainConfig
 from grounding_model.training.distributed import check_devices, run_on_first
 from grounding_model.training.loop import TrainingFailed, TrainResult, _report, run_training
@@ -66,12 +68,11 @@ def numbers_of(result: TrainResult) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if "loss" in name or "norm" in name} for line in lines]
 
 
-def assert_equal(one: TrainResult, other: TrainResult) -> None:
+def assert_equal(one: TrainResult, other: TrainResult, later_norms: float = 1e-3) -> None:
+    """later_norms: tolerance of the gradient's norm after the first step."""
     for step, (expected, found) in enumerate(zip(numbers_of(one), numbers_of(other), strict=True)):
-        # Where a sampling point lies on the border of two cells, a rounding error gives it the other cell's slope, so
-        # after the first step the norm is less alike than the losses are.
         norms = [numbers.pop("gradient_norm") for numbers in (found, expected)]
-        assert norms[0] == pytest.approx(norms[1], rel=5e-3 if step else 1e-5)
+        assert norms[0] == pytest.approx(norms[1], rel=later_norms if step else 1e-5)
         assert found == pytest.approx(expected, rel=1e-3 if step else 1e-5, abs=1e-6)
     expected, found = weights_of(one), weights_of(other)
     difference = torch.cat([(found[name] - value).abs().flatten() for name, value in expected.items()])
@@ -80,13 +81,34 @@ def assert_equal(one: TrainResult, other: TrainResult) -> None:
     assert difference.max() < 3 * 2 * 1e-4
 
 
-@pytest.mark.slow
-def test_micro_batches_add_up_to_one_batch(config: TrainConfig, tmp_path: Path) -> None:
-    divided = replace(config, work_dir=tmp_path / "divided", batch_size=1, accumulate=4)
-    assert_equal(run_training(config), run_training(divided))
+@pytest.fixture
+def plain_sampling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No compiled loop, in this process and in those that it starts."""
+    monkeypatch.setenv("GROUNDHOG_COMPILE", "0")
+    library.cache_clear()
+    yield
+    library.cache_clear()
+
+
+def assert_micro_batches_add_up(config: TrainConfig, later_norms: float) -> None:
+    divided = replace(config, work_dir=config.work_dir.with_name("divided"), batch_size=1, accumulate=4)
+    assert_equal(run_training(config), run_training(divided), later_norms)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_sampling")
+def test_micro_batches_add_up_to_one_batch(config: TrainConfig) -> None:
+    assert_micro_batches_add_up(config, later_norms=1e-3)
+
+
+@pytest.mark.slow
+def test_micro_batches_add_up_with_the_compiled_loop(config: TrainConfig) -> None:
+    # Measured: 1.2e-3 at the second step, most of it in the neck's coarsest map; 4.8e-4 at the third without the loop.
+    assert_micro_batches_add_up(config, later_norms=5e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plain_sampling")
 def test_two_processes_equal_one_with_the_doubled_batch(config: TrainConfig, tmp_path: Path) -> None:
     lines: list[dict] = []
     together = replace(config, work_dir=tmp_path / "together", batch_size=1, accumulate=2, processes=2)
